@@ -1,0 +1,279 @@
+package cluster
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"io"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/shoenig/test/must"
+
+	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/cluster/acl"
+	"github.com/novacron/novacron/cluster/rpc"
+)
+
+// fakeNode stands for an agent in client mode: it registers, beats and takes
+// orders, and does what they say at once.
+type fakeNode struct {
+	t       *testing.T
+	r       *region
+	node    api.Node
+	session api.ID
+	mux     *rpc.Mux
+	port    *rpc.MemoryPort
+	pool    *rpc.Pool
+	servers rpc.Caller
+	seq     *atomic.Uint64
+
+	mu     *sync.Mutex       // a pointer, so that a test can copy the node
+	images map[string][]byte // by checksum
+}
+
+// newNode makes a machine with 8 cores and 16 GiB; it does not register.
+func (r *region) newNode(name string, change ...func(*api.Node)) *fakeNode {
+	r.t.Helper()
+	n := &fakeNode{t: r.t, r: r, session: api.NewID(), mu: &sync.Mutex{}, seq: &atomic.Uint64{}, images: map[string][]byte{}}
+	n.node = api.Node{
+		ID: api.NewID(), Name: name, Datacenter: "dc1", Region: r.name, Address: name + ":7647", Version: "test", Protocol: 1, SchemaMax: 1,
+		BootID: "boot-" + name, MachineID: "machine-" + name, ProductUUID: "product-" + name,
+		Capacity: api.Resources{CPU: api.Cores(8), Memory: 16 * api.GiB},
+		Pools:    []api.NodePool{{Name: "default", Type: "dir", UUID: api.NewID(), Capacity: 100 * api.GiB, Free: 100 * api.GiB}},
+		Drivers:  []api.DriverInfo{{Name: "sim", Healthy: true}},
+	}
+	for _, c := range change {
+		c(&n.node)
+	}
+	cert := api.CertName{Region: r.name, Role: api.RoleClient, NodeID: n.node.ID}
+	n.mux = rpc.NewMux(rpc.Options{Router: rpc.Alone(r.name)})
+	rpc.Local(n.mux, "Agent.Ping", acl.ServerSelf, func(context.Context, *api.Empty) (*api.Empty, error) { return &api.Empty{}, nil })
+	rpc.Local(n.mux, "Agent.VMStats", acl.ServerSelf, n.vmStats)
+	rpc.Stream(n.mux, rpc.KindLocal, "Agent.Console", acl.ServerSelf, n.console)
+	rpc.Stream(n.mux, rpc.KindLocal, "Agent.ImagePut", acl.ServerSelf, n.imagePut)
+	rpc.Stream(n.mux, rpc.KindPeer, "Agent.ImageGet", acl.Member, n.imageGet)
+	n.pool = rpc.NewPool(r.w.net.Transport(n.node.Address, cert))
+	n.servers = n.pool.Failover(func() []string {
+		var out []string
+		for _, m := range r.alive() {
+			out = append(out, m.self.Address)
+		}
+		return out
+	})
+	n.listen()
+	r.t.Cleanup(func() {
+		if n.port != nil {
+			n.port.Close()
+		}
+		n.mux.Close()
+		n.pool.Close()
+	})
+	return n
+}
+
+func (n *fakeNode) listen() {
+	n.t.Helper()
+	var err error
+	cert := api.CertName{Region: n.r.name, Role: api.RoleClient, NodeID: n.node.ID}
+	n.port, err = n.r.w.net.Listen(n.node.Address, cert, n.mux)
+	must.NoError(n.t, err)
+}
+
+func (n *fakeNode) vmStats(_ context.Context, q *api.GetRequest) (*api.VMStatsResponse, error) {
+	id, err := api.ParseID(q.Key)
+	return &api.VMStatsResponse{Stats: &api.VMStats{VMID: id, VCPUs: 1}}, err
+}
+
+// console echoes.
+func (n *fakeNode) console(_ context.Context, _ *api.GetRequest, s api.Stream) error {
+	for {
+		c := &api.Chunk{}
+		if err := s.Recv(c); err != nil {
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		}
+		if string(c.Data) == "bye" {
+			return nil
+		}
+		if err := s.Send(c); err != nil {
+			return err
+		}
+	}
+}
+
+func (n *fakeNode) imagePut(_ context.Context, q *api.ImageUpload, s api.Stream) error {
+	var b []byte
+	if err := copyChunks(s, func(c *api.Chunk) error { b = append(b, c.Data...); return nil }); err != nil {
+		return err
+	}
+	sum := sha256.Sum256(b)
+	if hex.EncodeToString(sum[:]) != q.SHA256 {
+		return api.Errorf(api.CodeImageBad, "another checksum")
+	}
+	n.mu.Lock()
+	n.images[q.SHA256] = b
+	n.mu.Unlock()
+	return s.Send(&api.ImageResponse{Image: &api.Image{ID: q.ID, VirtualSize: 2 * q.Size}})
+}
+
+func (n *fakeNode) holds(sum string) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.images[sum] != nil
+}
+
+func (n *fakeNode) imageGet(_ context.Context, q *api.ImageFetch, s api.Stream) error {
+	n.mu.Lock()
+	b := n.images[q.SHA256]
+	n.mu.Unlock()
+	if b == nil {
+		return api.Errorf(api.CodeImageMissing, "not here")
+	}
+	return s.Send(&api.Chunk{Data: b})
+}
+
+func (n *fakeNode) register(found ...api.VMReport) (*api.NodeRegistered, error) {
+	resp := &api.NodeRegistered{}
+	node := n.node
+	return resp, n.servers.Call(n.t.Context(), "Node.Register", &api.NodeRegister{Node: &node, SessionID: n.session, Found: found}, resp)
+}
+
+func (n *fakeNode) beat() (*api.NodeBeaten, error) {
+	resp := &api.NodeBeaten{}
+	err := n.servers.Call(n.t.Context(), "Node.Beat", &api.NodeBeat{
+		NodeID: n.node.ID, SessionID: n.session, BootID: n.node.BootID, Seq: n.seq.Add(1),
+		Stats: &api.NodeStats{NodeID: n.node.ID, CPUPercent: 12.5},
+	}, resp)
+	return resp, err
+}
+
+func (n *fakeNode) report(vms []api.VMReport, vols ...api.VolumeReport) error {
+	return n.servers.Call(n.t.Context(), "Node.Report", &api.NodeReport{NodeID: n.node.ID, SessionID: n.session, VMs: vms, Volumes: vols}, &api.WriteMeta{})
+}
+
+// ready registers and beats until the servers say that the node is ready.
+func (n *fakeNode) ready() *fakeNode {
+	n.t.Helper()
+	_, err := n.register()
+	must.NoError(n.t, err)
+	_, err = n.beat()
+	must.NoError(n.t, err)
+	n.status(api.NodeReady)
+	return n
+}
+
+func (n *fakeNode) status(want api.NodeStatus) {
+	n.t.Helper()
+	eventually(n.t, "node "+n.node.Name+" is "+string(want), func() bool {
+		got := n.r.leader().fsm.State().Node(n.node.ID)
+		return got != nil && got.Status == want
+	})
+}
+
+// orders opens the stream of orders at one server.
+func (n *fakeNode) orders(m *machine, minIndex api.Index) (api.Stream, context.CancelFunc, error) {
+	ctx, cancel := context.WithCancel(n.t.Context())
+	st, err := n.pool.Get(m.self.Address).Open(ctx, "Node.Orders", &api.OrdersRequest{NodeID: n.node.ID, SessionID: n.session, MinIndex: minIndex})
+	if err != nil {
+		cancel()
+	}
+	return st, cancel, err
+}
+
+// ordersError opens the stream and returns why it ends without an order.
+func (n *fakeNode) ordersError(m *machine, minIndex api.Index) error {
+	st, cancel, err := n.orders(m, minIndex)
+	if err != nil {
+		return err
+	}
+	defer cancel()
+	return st.Recv(&api.OrderBatch{})
+}
+
+// obey follows the node's orders until ctx ends: what is ordered is so at once.
+func (n *fakeNode) obey(ctx context.Context) {
+	for ctx.Err() == nil {
+		st, err := n.servers.Open(ctx, "Node.Orders", &api.OrdersRequest{NodeID: n.node.ID, SessionID: n.session})
+		if err != nil {
+			pause(ctx, 10*time.Millisecond)
+			continue
+		}
+		for {
+			b := &api.OrderBatch{}
+			if st.Recv(b) != nil {
+				break
+			}
+			if b.Recovery {
+				continue
+			}
+			n.carryOut(ctx, b)
+		}
+	}
+}
+
+func (n *fakeNode) carryOut(ctx context.Context, b *api.OrderBatch) {
+	r := &api.NodeReport{NodeID: n.node.ID, SessionID: n.session}
+	for _, o := range b.Orders {
+		v := api.VMReport{VMID: o.VMID, Epoch: o.Epoch, Seq: n.seq.Add(1), Time: api.TimeOf(time.Now())}
+		switch {
+		case o.Stop:
+			v.State = api.StateAbsent
+		case o.Desired == api.PowerStopped:
+			v.State, v.Version = api.StateStopped, o.SpecVersion
+		case o.Desired == api.PowerPaused:
+			v.State, v.Version = api.StatePaused, o.SpecVersion
+		default:
+			v.State, v.Version, v.Reboots, v.Resets = api.StateRunning, o.SpecVersion, o.Reboots, o.Resets
+		}
+		r.VMs = append(r.VMs, v)
+		for _, vol := range o.Volumes {
+			r.Volumes = append(r.Volumes, api.VolumeReport{ID: vol.ID, State: api.VolumeReady})
+		}
+	}
+	for _, v := range b.Volumes {
+		state := api.VolumeReady
+		if v.State == api.VolumeDeleting {
+			state = api.VolumeAbsent
+		}
+		r.Volumes = append(r.Volumes, api.VolumeReport{ID: v.ID, State: state})
+	}
+	if len(r.VMs)+len(r.Volumes) == 0 {
+		return
+	}
+	for ctx.Err() == nil && n.servers.Call(ctx, "Node.Report", r, &api.WriteMeta{}) != nil {
+		pause(ctx, 10*time.Millisecond)
+	}
+}
+
+// working makes a node that is ready and follows its orders.
+func (r *region) working(name string, change ...func(*api.Node)) *fakeNode {
+	r.t.Helper()
+	n := r.newNode(name, change...)
+	n.ready()
+	ctx, cancel := context.WithCancel(r.t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { n.obey(ctx) })
+	r.t.Cleanup(func() { cancel(); wg.Wait() })
+	return n
+}
+
+// vm waits until a VM is in a state.
+func (r *region) vm(name, state string) *api.VMStatusResponse {
+	r.t.Helper()
+	var st *api.VMStatusResponse
+	eventually(r.t, "VM "+name+" is "+state, func() bool {
+		got, err := call[api.VMStatusResponse](r, r.leader(), "VM.Status",
+			&api.GetRequest{Key: name, QueryOptions: api.QueryOptions{Consistency: api.ConsistencyConsistent}})
+		if err != nil {
+			return state == "" && api.CodeOf(err) == api.CodeNotFound
+		}
+		st = got
+		return got.State == state
+	})
+	return st
+}

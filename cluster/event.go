@@ -1,0 +1,183 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-metrics/compat"
+
+	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/cluster/acl"
+	"github.com/novacron/novacron/cluster/rpc"
+	"github.com/novacron/novacron/fsm"
+	"github.com/novacron/novacron/fsm/event"
+)
+
+const (
+	eventHeartbeat = 10 * time.Second
+	// eventBacklog is how many changes may wait to become events; beyond it they
+	// are dropped and every reader is told of the gap.
+	eventBacklog = 1 << 17
+)
+
+func (s *Server) eventEndpoints() {
+	read(s, "Event.List", acl.ReadEvent, s.eventList)
+	stream(s, rpc.KindAny, "Event.Stream", acl.ReadEvent, s.eventStream)
+}
+
+// eventPump makes events of changes beside the goroutine that applies: they are
+// JSON, and that takes longer than applying.
+type eventPump struct {
+	ring *event.Ring
+	mu   sync.Mutex
+	todo []eventBatch
+	size int
+	lost bool
+	wake chan struct{} // buffered by one
+}
+
+type eventBatch struct {
+	index   api.Index
+	changes []fsm.Change
+	state   *fsm.State
+	reset   bool
+}
+
+func newEventPump(ring *event.Ring) *eventPump {
+	return &eventPump{ring: ring, wake: make(chan struct{}, 1)}
+}
+
+func (p *eventPump) add(b eventBatch) {
+	p.mu.Lock()
+	if p.size += len(b.changes); p.size > eventBacklog {
+		p.todo, p.size, p.lost = nil, 0, true
+	}
+	p.todo = append(p.todo, b)
+	p.mu.Unlock()
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run publishes until ctx ends.
+func (p *eventPump) run(ctx context.Context) {
+	defer p.ring.Close()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-p.wake:
+		}
+		p.mu.Lock()
+		todo, lost := p.todo, p.lost
+		p.todo, p.size, p.lost = nil, 0, false
+		p.mu.Unlock()
+		if lost && len(todo) > 0 {
+			metrics.IncrCounter([]string{"event", "overflow"}, 1)
+			p.ring.Reset(todo[0].index - 1)
+		}
+		for _, b := range todo {
+			if b.reset {
+				p.ring.Reset(b.index)
+				continue
+			}
+			p.ring.Publish(b.index, fsm.EventsOf(b.changes, b.state))
+		}
+	}
+}
+
+// allowEvents lets through what the caller may see.
+func allowEvents(ctx context.Context) func(*api.Event) bool {
+	id := rpc.IdentityFrom(ctx)
+	return func(e *api.Event) bool {
+		if e.Topic == api.TopicToken && !id.Allow(acl.ReadToken, "") {
+			return false
+		}
+		if e.Namespace == "" {
+			return id.AllowAny(acl.ReadEvent)
+		}
+		return id.Allow(acl.ReadEvent, e.Namespace)
+	}
+}
+
+// eventStream sends events until the caller goes, beginning with a snapshot if
+// that was asked for.
+func (s *Server) eventStream(ctx context.Context, req *api.EventRequest, st api.Stream) error {
+	f := event.Filter{Namespace: namespaceOf(req.Namespace), Topics: req.Topics, Allow: allowEvents(ctx)}
+	var snap event.Snapshot
+	if req.Snapshot {
+		snap = func(yield func(*api.Event) bool) api.Index { return fsm.EventSnapshot(s.fsm.State(), yield) }
+	}
+	sub := s.events.Subscribe(f, req.Index, snap)
+	if err := sub.Start(func(b *api.EventBatch) error { return st.Send(b) }); err != nil {
+		return err
+	}
+	for {
+		quiet, cancel := context.WithTimeout(ctx, eventHeartbeat)
+		b, err := sub.Next(quiet)
+		cancel()
+		switch {
+		case err == nil:
+			if err := st.Send(b); err != nil {
+				return err
+			}
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case errors.Is(err, event.ErrClosed):
+			return api.Errorf(api.CodeUnreachable, "the server is shutting down").WithHint("resume at another server")
+		case quiet.Err() != nil:
+			if err := st.Send(&api.EventBatch{Index: sub.Index(), Heartbeat: true}); err != nil {
+				return err
+			}
+		default:
+			return err
+		}
+	}
+}
+
+func (s *Server) eventList(ctx context.Context, req *api.EventListRequest) (*api.EventListResponse, error) {
+	limit := int(req.Limit)
+	if limit <= 0 {
+		limit = 100
+	}
+	keep, err := filterOf(req.Filter)
+	if err != nil {
+		return nil, err
+	}
+	f := event.Filter{Namespace: namespaceOf(req.Namespace), Topics: req.Topics, Allow: allowEvents(ctx)}
+	if req.Related != "" {
+		see := f.Allow
+		f.Allow = func(e *api.Event) bool { return see(e) && concerns(e, req.Related) }
+	}
+	resp := &api.EventListResponse{}
+	evs, gap := s.events.List(f, req.MinIndex, limit)
+	resp.Gap = gap
+	for _, e := range evs {
+		ok, err := keep(e)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			resp.Items = append(resp.Items, e)
+		}
+	}
+	resp.Index = max(s.events.Last(), 1)
+	s.label(&req.QueryOptions, &resp.QueryMeta)
+	return resp, nil
+}
+
+// concerns reports whether an event is about a noun or names it.
+func concerns(e *api.Event, key string) bool {
+	if e.Key == key {
+		return true
+	}
+	for _, r := range e.Related {
+		if r == key {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,205 @@
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/shoenig/test/must"
+
+	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/cluster/rpc"
+)
+
+// onDisk starts a server from a data folder, on loopback ports.
+func (r *region) onDisk(dir string, join ...string) *machine {
+	r.t.Helper()
+	m := &machine{cfg: Config{
+		Dir: dir, Bind: "127.0.0.1:0", SerfBind: "127.0.0.1:0", Join: join, Logger: testLogger(r.t),
+		Multiplier: 0.2, StabilizationTime: 50 * time.Millisecond, HashEvery: -1, fastGossip: true, leaveDelay: 10 * time.Millisecond,
+	}}
+	m.cfg.Halt = func(err error) { m.halted.Store(&err) }
+	s, err := New(r.t.Context(), m.cfg)
+	must.NoError(r.t, err)
+	m.Server = s
+	r.servers = append(r.servers, m)
+	return m
+}
+
+// admin makes the first token over the root-only socket.
+func bootstrapAt(t *testing.T, dir string) (*api.TokenCreated, *api.Error) {
+	t.Helper()
+	c := &http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", filepath.Join(dir, AdminSocket))
+		},
+	}}
+	resp, err := c.Post("http://admin/v1/tokens/bootstrap", "application/json", nil)
+	must.NoError(t, err)
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		e := &api.Error{}
+		must.NoError(t, json.NewDecoder(resp.Body).Decode(e))
+		return nil, e
+	}
+	out := &api.TokenCreated{}
+	must.NoError(t, json.NewDecoder(resp.Body).Decode(out))
+	return out, nil
+}
+
+func TestAClusterIsMadeAndJoinedOverTLS(t *testing.T) {
+	r := &region{name: "eu", t: t}
+	t.Cleanup(r.stop)
+	dirs := []string{t.TempDir(), t.TempDir(), t.TempDir()}
+	first, err := Init(dirs[0], InitOptions{Region: "eu", Name: "a"})
+	must.NoError(t, err)
+	_, err = Init(dirs[0], InitOptions{Region: "eu", Name: "a"})
+	must.ErrorIs(t, err, code(api.CodeConfig), must.Sprint("a data folder serves one cluster"))
+	a := r.onDisk(dirs[0])
+	r.leader()
+	st, err := os.Stat(filepath.Join(dirs[0], "root.key"))
+	must.NoError(t, err)
+	must.Eq(t, os.FileMode(0o600), st.Mode().Perm())
+	eventually(t, "the CA's key is in Raft only", func() bool {
+		_, err := os.Stat(filepath.Join(dirs[0], "ca.sealed"))
+		return os.IsNotExist(err)
+	})
+
+	made, fail := bootstrapAt(t, dirs[0])
+	must.Nil(t, fail)
+	r.token = made.Secret
+	_, fail = bootstrapAt(t, dirs[0])
+	must.Eq(t, api.CodeBootstrapped, fail.Code)
+
+	token := func(role string, uses int32) string {
+		t.Helper()
+		return mustCall[api.TokenCreated](r, "Token.Create", &api.TokenCreate{Type: api.TokenJoin, Role: role, Uses: uses, TTL: api.Duration(time.Hour)}).Secret
+	}
+	servers, clients := token("server", 1), token("client", 0)
+	opts := func(secret, role, name string) JoinOptions {
+		return JoinOptions{Addresses: []string{"127.0.0.1:1", a.self.Address}, Secret: secret, Role: role, Name: name, MachineID: "m-" + name}
+	}
+	b, err := Join(t.Context(), dirs[1], opts(servers, "server", "b"))
+	must.NoError(t, err)
+	must.Eq(t, first.ClusterID, b.ClusterID)
+	must.Eq(t, first.RegionID, b.RegionID)
+	_, err = Join(t.Context(), dirs[1], opts(clients, "client", "b"))
+	must.ErrorIs(t, err, code(api.CodeConfig), must.Sprint("a stamped folder cannot join again"))
+	for _, bad := range []JoinOptions{
+		opts(servers, "server", "c"), // used up
+		opts(clients, "server", "c"), // another role
+		opts("nova-join.00", "client", "c"),
+	} {
+		_, err = Join(t.Context(), t.TempDir(), bad)
+		must.ErrorIs(t, err, code(api.CodeJoinRefused))
+	}
+	_, err = Join(t.Context(), t.TempDir(), JoinOptions{Secret: clients, Role: "client", Name: "c"})
+	must.ErrorIs(t, err, code(api.CodeConfig))
+	other := opts(clients, "client", "c")
+	other.Region = "us"
+	_, err = Join(t.Context(), t.TempDir(), other)
+	must.ErrorIs(t, err, code(api.CodeConfig))
+	same := opts(token("server", 0), "server", "a2")
+	same.NodeID = first.NodeID
+	_, err = Join(t.Context(), t.TempDir(), same)
+	must.ErrorIs(t, err, code(api.CodeNodeDuplicate), must.Sprint("the id of a server is taken"))
+
+	second := r.onDisk(dirs[1])
+	r.voters(2)
+	// A follower passes a join on to the leader.
+	third := opts(token("server", 0), "server", "c")
+	third.Addresses = []string{second.self.Address}
+	_, err = Join(t.Context(), dirs[2], third)
+	must.NoError(t, err)
+	r.onDisk(dirs[2])
+	r.voters(3)
+	r.converge()
+	_, err = call[api.NamespaceResponse](r, second, "Namespace.Apply", &api.NamespaceApply{Namespace: api.Namespace{Name: "x"}})
+	must.NoError(t, err)
+
+	// A client joins, and its certificate is good for what a node may do.
+	cdir := t.TempDir()
+	c, err := Join(t.Context(), cdir, opts(clients, "client", "node1"))
+	must.NoError(t, err)
+	must.SliceNotEmpty(t, c.Servers)
+	_, err = New(t.Context(), Config{Dir: cdir})
+	must.ErrorIs(t, err, code(api.CodeConfig), must.Sprint("a client is no server"))
+	ctls, err := rpc.NewTLS(c.CA, c.Cert, c.Key)
+	must.NoError(t, err)
+	pool := rpc.NewPool(rpc.NewTransport(ctls))
+	defer pool.Close()
+	reg := &api.NodeRegistered{}
+	node := &api.Node{ID: c.NodeID, Name: "node1", Region: "eu", Datacenter: "dc1", Address: "127.0.0.1:1", Version: "t", MachineID: "m-node1", BootID: "b", Capacity: api.Resources{CPU: 1000, Memory: api.GiB}}
+	must.NoError(t, pool.Get(second.self.Address).Call(t.Context(), "Node.Register", &api.NodeRegister{Node: node, SessionID: api.NewID()}, reg))
+	must.Len(t, 3, reg.Servers)
+	err = pool.Get(a.self.Address).Call(t.Context(), "Server.Stats", &api.Empty{}, &api.Server{})
+	must.ErrorIs(t, err, code(api.CodeWrongRole))
+
+	// Certificates are renewed, with a new key.
+	for _, m := range r.servers {
+		old := m.net.tls.Self().Expires
+		must.NoError(t, m.renewNow(t.Context()))
+		must.False(t, m.net.tls.Self().Expires.Before(old))
+		id, err := LoadIdentity(m.cfg.Dir)
+		must.NoError(t, err)
+		must.NotEq(t, string(m.id.Key), string(id.Key))
+	}
+
+	// All stop at once and come back with everything, even at other addresses:
+	// gossip tells Raft where they are.
+	for _, m := range r.servers {
+		must.NoError(t, m.Close())
+	}
+	r.servers = nil
+	back := r.onDisk(dirs[0])
+	r.onDisk(dirs[1], back.GossipAddr())
+	r.onDisk(dirs[2], back.GossipAddr())
+	must.NotNil(t, r.leader().fsm.State().Namespace("x"))
+	_, err = New(t.Context(), Config{Dir: dirs[0], Bind: "127.0.0.1:0", SerfBind: "127.0.0.1:0", Logger: testLogger(t)})
+	must.ErrorIs(t, err, code(api.CodeConfig), must.Sprint("a folder has one process"))
+}
+
+func TestAFolderOfAnotherRegionIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	id, err := Init(dir, InitOptions{Region: "eu", Name: "a"})
+	must.NoError(t, err)
+	_, err = New(t.Context(), Config{Dir: dir, Region: "us", Logger: testLogger(t)})
+	must.ErrorIs(t, err, code(api.CodeConfig))
+	must.StrContains(t, err.Error(), "belongs to region eu")
+	must.ErrorIs(t, id.Belongs(dir, "", api.NewID(), api.ID{}), code(api.CodeConfig))
+	must.ErrorIs(t, id.Belongs(dir, "", api.ID{}, api.NewID()), code(api.CodeConfig))
+	must.NoError(t, id.Belongs(dir, "eu", id.NodeID, id.ClusterID))
+	_, err = New(t.Context(), Config{Dir: t.TempDir(), Logger: testLogger(t)})
+	must.ErrorIs(t, err, code(api.CodeConfig))
+	must.StrContains(t, err.Error(), "cluster init")
+	_, err = Init(t.TempDir(), InitOptions{Region: "Not A Region", Name: "a"})
+	must.ErrorIs(t, err, code(api.CodeInvalid))
+}
+
+// A folder whose stamp was exchanged does not get past what Raft says.
+func TestRaftOfAnotherClusterIsRefused(t *testing.T) {
+	r := &region{name: "eu", t: t}
+	t.Cleanup(r.stop)
+	dir := t.TempDir()
+	_, err := Init(dir, InitOptions{Region: "eu", Name: "a"})
+	must.NoError(t, err)
+	m := r.onDisk(dir)
+	r.leader()
+	must.NoError(t, m.raft.Snapshot().Error())
+	must.NoError(t, m.Close())
+	r.servers = nil
+	id, err := LoadIdentity(dir)
+	must.NoError(t, err)
+	id.ClusterID = api.NewID()
+	must.NoError(t, id.Save(dir))
+	_, err = New(t.Context(), m.cfg)
+	must.ErrorIs(t, err, code(api.CodeConfig))
+	must.StrContains(t, err.Error(), "belongs to cluster")
+}

@@ -1,0 +1,131 @@
+package cluster
+
+import (
+	"errors"
+	"path/filepath"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+	"github.com/shoenig/test/must"
+)
+
+// voteOf leaves on disk what a crash between the two writes of a vote leaves
+// (term 6 is written, its candidate is not, the candidate of term 5 is still
+// there), starts Raft on it, and lets that old candidate ask for a vote in term
+// 6 with a log that is behind. It reports whether the vote was granted.
+func voteOf(t *testing.T, st raft.StableStore) bool {
+	t.Helper()
+	_, voter := raft.NewInmemTransport("s0")
+	_, asker := raft.NewInmemTransport("s2")
+	voter.Connect("s2", asker)
+	asker.Connect("s0", voter)
+	logs, snaps := raft.NewInmemStore(), raft.NewInmemSnapshotStore()
+	c := raft.DefaultConfig()
+	c.LocalID, c.Logger = "s0", hclog.NewNullLogger()
+	c.HeartbeatTimeout, c.ElectionTimeout = time.Hour, time.Hour
+	servers := raft.Configuration{Servers: []raft.Server{{ID: "s0", Address: "s0"}, {ID: "s1", Address: "s1"}, {ID: "s2", Address: "s2"}}}
+	must.NoError(t, raft.BootstrapCluster(c, logs, st, snaps, voter, servers))
+	for i := uint64(2); i <= 10; i++ {
+		must.NoError(t, logs.StoreLog(&raft.Log{Index: i, Term: 5, Data: []byte("committed")}))
+	}
+	must.NoError(t, st.Set(keyLastVoteCand, []byte("s2"))) // the vote of term 5
+	must.NoError(t, st.SetUint64([]byte("CurrentTerm"), 6))
+	must.NoError(t, st.SetUint64(keyLastVoteTerm, 6)) // the crash comes here
+
+	r, err := raft.NewRaft(c, &raft.MockFSM{}, logs, st, snaps, voter)
+	must.NoError(t, err)
+	req := &raft.RequestVoteRequest{
+		RPCHeader: raft.RPCHeader{ProtocolVersion: 3, ID: []byte("s2"), Addr: []byte("s2")},
+		Term:      6, Candidate: []byte("s2"), LastLogIndex: 1, LastLogTerm: 1,
+	}
+	var resp raft.RequestVoteResponse
+	must.NoError(t, asker.RequestVote("s0", "s0", req, &resp))
+	must.NoError(t, r.Shutdown().Error())
+	must.NoError(t, voter.Close())
+	must.NoError(t, asker.Close())
+	return resp.Granted
+}
+
+func TestATornVoteIsNotGrantedToAStaleLog(t *testing.T) {
+	own, err := openStable(filepath.Join(t.TempDir(), "vote.db"), nil)
+	must.NoError(t, err)
+	defer own.Close()
+	must.False(t, voteOf(t, own))
+
+	plain, err := raftboltdb.NewBoltStore(filepath.Join(t.TempDir(), "plain.db"))
+	must.NoError(t, err)
+	defer plain.Close()
+	must.True(t, voteOf(t, plain), must.Sprint("the plain store no longer has the defect: the own one may go"))
+}
+
+func TestTheStableStoreKeepsWhatRaftWrites(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "vote.db")
+	s, err := openStable(path, nil)
+	must.NoError(t, err)
+	_, err = s.Get([]byte("nothing"))
+	must.EqError(t, err, "not found") // the text that Raft compares with
+	n, err := s.GetUint64([]byte("nothing"))
+	must.ErrorIs(t, err, errKeyNotFound)
+	must.Zero(t, n)
+
+	must.NoError(t, s.SetUint64([]byte("CurrentTerm"), 9))
+	must.NoError(t, s.SetUint64(keyLastVoteTerm, 9))
+	must.NoError(t, s.Set(keyLastVoteCand, []byte("s1")))
+	must.NoError(t, s.Close())
+
+	s, err = openStable(path, nil)
+	must.NoError(t, err)
+	defer s.Close()
+	n, err = s.GetUint64(keyLastVoteTerm)
+	must.NoError(t, err)
+	must.Eq(t, uint64(9), n)
+	b, err := s.Get(keyLastVoteCand)
+	must.NoError(t, err)
+	must.Eq(t, "s1", string(b))
+	_, err = s.GetUint64(keyLastVoteCand)
+	must.ErrorContains(t, err, "want 8")
+}
+
+// stuckStore is a log store whose disk stands still when told so.
+type stuckStore struct {
+	*raft.InmemStore
+	stuck chan struct{}
+}
+
+func (s *stuckStore) StoreLogs(l []*raft.Log) error {
+	if s.stuck != nil {
+		<-s.stuck
+	}
+	return s.InmemStore.StoreLogs(l)
+}
+
+func TestAStalledDiskHaltsTheServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		halted := make(chan error, 1)
+		disk := &stuckStore{InmemStore: raft.NewInmemStore(), stuck: make(chan struct{})}
+		s := &stallStore{LogStore: disk, watch: &watchdog{limit: 5 * time.Second, halt: func(err error) { halted <- err }}}
+		done := make(chan error, 1)
+		start := time.Now()
+		go func() { done <- s.StoreLog(&raft.Log{Index: 1}) }()
+		must.ErrorContains(t, <-halted, "stands still")
+		must.Eq(t, 5*time.Second, time.Since(start))
+		close(disk.stuck)
+		must.NoError(t, <-done)
+
+		// A disk that is only slow does not.
+		must.NoError(t, s.watch.run("x", func() error { time.Sleep(4 * time.Second); return nil }))
+		time.Sleep(10 * time.Second)
+		select {
+		case err := <-halted:
+			t.Fatal(err)
+		default:
+		}
+		want := errors.New("full")
+		must.ErrorIs(t, s.watch.run("x", func() error { return want }), want)
+		must.NoError(t, s.DeleteRange(1, 1))
+	})
+}
