@@ -1,0 +1,98 @@
+package client
+
+import "github.com/novacron/novacron/api"
+
+// record is what the journal keeps of one VM: the newest grant and what was
+// done about it. It holds no pointers, so two records can be compared.
+type record struct {
+	ID        api.ID `msg:"id,omitempty"`
+	Namespace string `msg:"ns,omitempty"`
+	Name      string `msg:"name,omitempty"`
+
+	// The grant: the newest order that was accepted.
+	Epoch      api.Epoch `msg:"epoch,omitempty"`
+	Generation uint64    `msg:"gen,omitempty"`
+	Index      uint64    `msg:"idx,omitempty"`
+	// Revoked: a tombstone took the grant away; only a higher epoch brings it back.
+	Revoked bool `msg:"revoked,omitempty"`
+	// Tomb is the epoch of a tombstone that is not yet attested, 0 for none.
+	Tomb      api.Epoch `msg:"tomb,omitempty"`
+	TombForce bool      `msg:"tomb_force,omitempty"`
+
+	Desired     api.Power         `msg:"desired,omitempty"`
+	Force       bool              `msg:"force,omitempty"`
+	Reboots     uint64            `msg:"reboots,omitempty"`
+	Resets      uint64            `msg:"resets,omitempty"`
+	Starts      uint64            `msg:"starts,omitempty"`
+	SpecVersion uint64            `msg:"spec_version,omitempty"`
+	Restart     api.RestartPolicy `msg:"restart,omitempty"`
+	StopTimeout api.Duration      `msg:"stop_timeout,omitempty"`
+	HA          string            `msg:"ha,omitempty"`
+
+	// What was done. Counters that are journaled here are never executed again.
+	DoneReboots uint64 `msg:"done_reboots,omitempty"`
+	DoneResets  uint64 `msg:"done_resets,omitempty"`
+	// Phase is the intent whose outcome is not yet known: "", start or stop.
+	Phase  string   `msg:"phase,omitempty"`
+	StopBy api.Time `msg:"stop_by,omitempty"` // when an ACPI shutdown has had its time
+	// Alive: a domain was started or adopted, and its end was not yet seen.
+	Alive      bool      `msg:"alive,omitempty"`
+	RunEpoch   api.Epoch `msg:"run_epoch,omitempty"`
+	RunVersion uint64    `msg:"run_version,omitempty"`
+	BootID     string    `msg:"boot,omitempty"` // of the host, when last seen alive
+	StartTime  api.Time  `msg:"start_time,omitempty"`
+	// Unpause: an order wants a paused guest to run on, whatever paused it.
+	Unpause bool `msg:"unpause,omitempty"`
+	// Ended: it ended by itself, and the policy leaves it so until a new order.
+	Ended   bool        `msg:"ended,omitempty"`
+	State   api.VMState `msg:"state,omitempty"`
+	Reason  string      `msg:"reason,omitempty"`
+	Message string      `msg:"message,omitempty"`
+
+	// The restart policy's memory.
+	Restarts    uint32   `msg:"restarts,omitempty"`
+	WindowStart api.Time `msg:"window,omitempty"`
+	WindowCount int32    `msg:"count,omitempty"`
+	NextStart   api.Time `msg:"next,omitempty"`
+}
+
+// The intents.
+const (
+	phaseStart = "start"
+	phaseStop  = "stop"
+)
+
+// The reasons that this package gives; others are the hypervisor's words.
+const (
+	reasonOrdered    = "ordered"
+	reasonGuest      = "guest-shutdown"
+	reasonHostReboot = "host-reboot"
+	reasonStart      = "start-failed"
+	reasonStartLost  = "start-lost"
+	reasonPrepare    = "prepare-failed"
+	reasonRestarting = "restarting"
+	reasonLimit      = "restart-limit"
+	reasonUnknownEnd = "unknown-exit"
+	reasonHypervisor = "hypervisor-unknown"
+)
+
+// durable is the part of a record that is worth a write: how far an idempotent
+// preparation has come is not.
+func (r record) durable() record {
+	if r.State == api.StatePreparing || r.State == api.StatePending {
+		r.State, r.Message = api.StatePending, ""
+		if r.Reason == reasonPrepare {
+			r.Reason = ""
+		}
+	}
+	return r
+}
+
+// meta is what the journal keeps of the node.
+type meta struct {
+	Format     uint32 `msg:"format,omitempty"`
+	NodeID     api.ID `msg:"node,omitempty"`
+	Generation uint64 `msg:"gen,omitempty"`
+	Index      uint64 `msg:"idx,omitempty"`
+	Sessions   uint64 `msg:"sessions,omitempty"`
+}

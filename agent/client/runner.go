@@ -1,0 +1,168 @@
+package client
+
+import (
+	"sync"
+	"time"
+
+	"github.com/novacron/novacron/agent/hypervisor"
+	"github.com/novacron/novacron/api"
+)
+
+// journalRetry is how long a runner waits when the journal could not be written.
+const journalRetry = 2 * time.Second
+
+// vm runs the machine of one VM. It has a goroutine only while it has work; at
+// rest it is a struct, and a timer where something is due.
+type vm struct {
+	c  *Client
+	id api.ID
+
+	mu      sync.Mutex
+	m       machine
+	queue   []event
+	active  bool
+	timer   *time.Timer
+	seq     uint64 // rises with every op
+	dropped bool   // forgotten after its attestation
+
+	leases       []lease // what DHCP is asked for, read from the order of leaseVersion
+	leaseVersion uint64
+	addrs        []string
+
+	ready *hypervisor.Machine // from prepare to start; only the goroutine touches it
+	last  api.VMReport        // last reported; only the goroutine touches it
+}
+
+// post gives the machine an event and wakes its goroutine. It reports false for
+// a VM that was forgotten.
+func (v *vm) post(evs ...event) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.dropped {
+		return false
+	}
+	v.queue = append(v.queue, evs...)
+	v.wake()
+	return true
+}
+
+// wake starts the goroutine if there is none; the lock is held.
+func (v *vm) wake() {
+	if !v.active && len(v.queue) > 0 {
+		v.active = v.c.spawn(v.run)
+	}
+}
+
+func (v *vm) run() {
+	for {
+		v.mu.Lock()
+		ending := v.c.ctx.Err() != nil // the outcome of a call is still journaled, nothing new is begun
+		if len(v.queue) == 0 || ending && v.queue[0].kind != evDone {
+			v.active, v.queue = false, nil
+			v.mu.Unlock()
+			return
+		}
+		ev := v.queue[0]
+		v.queue = v.queue[1:]
+		if ev.mark != nil {
+			ev.mark <- struct{}{}
+			v.mu.Unlock()
+			continue
+		}
+		if ev.kind == evSeen && ev.seq != v.seq && ev.dom.kind != domUnknown { // the list is older than what was done since
+			ev = event{kind: evLook}
+		}
+		next, out := step(v.m, ev, v.c.env())
+		if !v.commit(next, ev, out) {
+			v.queue = append([]event{ev}, v.queue...)
+			v.active = false
+			v.arm(api.TimeOf(time.Now().Add(journalRetry)))
+			v.mu.Unlock()
+			return
+		}
+		v.arm(out.wake)
+		v.mu.Unlock()
+		v.tell(next, ev, out)
+		if out.op == opNone || ending {
+			continue
+		}
+		done := v.perform(out.op, next)
+		v.mu.Lock()
+		v.queue = append([]event{done}, v.queue...)
+		v.mu.Unlock()
+	}
+}
+
+// commit journals a step and makes it the present state; the lock is held.
+func (v *vm) commit(next machine, ev event, out output) bool {
+	var order *api.Order
+	accepted := out.verdict == orderAccepted
+	switch {
+	case accepted && !ev.order.Stop:
+		order = ev.order
+	case out.verdict == orderKnown && !ev.order.Stop && !v.c.journal.holds(ev.order):
+		order, accepted = ev.order, true // what goes with it changed: a network, where an image is
+	}
+	if accepted || next.Epoch != 0 && next.durable() != v.m.durable() {
+		err := v.c.journal.putVM(next.record, order)
+		v.c.journalError(err)
+		if err != nil {
+			v.c.log.Error("the journal was not written: nothing is done for this VM", "vm", v.id, "error", err)
+			return false
+		}
+	}
+	v.m = next
+	if out.op != opNone {
+		v.seq++
+	}
+	return true
+}
+
+// arm sets the timer for the next tick, 0 for none; the lock is held.
+func (v *vm) arm(at api.Time) {
+	if v.timer != nil {
+		v.timer.Stop()
+		v.timer = nil
+	}
+	if at != 0 {
+		v.timer = time.AfterFunc(max(0, time.Until(at.Time())), func() { v.post(event{kind: evTick}) })
+	}
+}
+
+// tell reports what a step changed.
+func (v *vm) tell(m machine, ev event, out output) {
+	switch out.verdict {
+	case orderRefused:
+		v.c.log.Warn("refused an order with an older epoch", "vm", v.id, "order", ev.order.Epoch, "held", m.Epoch)
+	case orderAccepted:
+		v.c.log.Debug("order", "vm", v.id, "name", m.Name, "epoch", ev.order.Epoch, "stop", ev.order.Stop,
+			"desired", m.Desired, "version", m.SpecVersion)
+	}
+	if out.attested != 0 {
+		v.c.log.Info("attested absent", "vm", v.id, "name", m.Name, "epoch", out.attested)
+		if !m.Revoked || m.Alive { // beside what the VM's own report says
+			v.c.reports.attest(v.id, out.attested)
+		}
+	}
+	r := m.report()
+	if !sameReport(r, v.last) || out.verdict == orderRefused || out.attested != 0 || ev.kind == evOrder && ev.order.Stop {
+		if r.State != v.last.State {
+			v.c.log.Info("vm", "id", v.id, "name", m.Name, "state", r.State, "reason", r.Reason, "message", r.Message, "epoch", r.Epoch)
+		}
+		v.last = r
+		v.c.reports.vm(r)
+	}
+}
+
+func sameReport(a, b api.VMReport) bool {
+	a.Time, a.Seq, a.Addresses, b.Time, b.Seq, b.Addresses = 0, 0, nil, 0, 0, nil
+	return a.VMID == b.VMID && a.Epoch == b.Epoch && a.State == b.State && a.Reason == b.Reason && a.Message == b.Message &&
+		a.Orphan == b.Orphan && a.Version == b.Version && a.Reboots == b.Reboots && a.Resets == b.Resets && a.Restarts == b.Restarts && a.StartTime == b.StartTime
+}
+
+// report returns the VM's report as it is now.
+func (v *vm) report() api.VMReport {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.m.report()
+}

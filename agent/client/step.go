@@ -1,0 +1,381 @@
+package client
+
+import (
+	"time"
+
+	"github.com/novacron/novacron/api"
+)
+
+// op is one call to the outside that a machine wants made. At most one is under
+// way for each VM.
+type op uint8
+
+const (
+	opNone     op = iota
+	opInspect     // look at the domain, and why it ended if it is gone
+	opPrepare     // images, volumes, networks, seed
+	opStart       // attest absent, then start
+	opShutdown    // ACPI
+	opDestroy     // force off
+	opPause
+	opResume
+	opReboot
+	opReset
+	opSetEpoch
+	opAttest // prove that it is absent
+	numOps
+)
+
+var opNames = [numOps]string{"none", "inspect", "prepare", "start", "shutdown", "destroy",
+	"pause", "resume", "reboot", "reset", "setepoch", "attest"}
+
+// String returns the op's name, for logs.
+func (o op) String() string { return opNames[o] }
+
+// domKind is what is known of the domain.
+type domKind uint8
+
+const (
+	domUnseen  domKind = iota // not looked at yet
+	domUnknown                // the hypervisor does not answer
+	domAbsent
+	domRunning
+	domPaused
+	domDead // still listed, but it executes nothing and never will
+)
+
+// dom is one look at a domain.
+type dom struct {
+	kind    domKind
+	reason  string // in the hypervisor's words
+	exit    string // of an absent or dead one: why it ended, empty if nobody says
+	epoch   api.Epoch
+	version uint64
+	start   api.Time
+}
+
+// result classifies the outcome of an op.
+type result uint8
+
+const (
+	resOK       result = iota
+	resFailed          // answered: no
+	resUnknown         // not answered: nothing follows
+	resNotFound        // answered: no such domain
+	resExists          // answered: it is there already
+)
+
+// eventKind says what happened.
+type eventKind uint8
+
+const (
+	evTick   eventKind = iota // time has passed, or the hold was lifted
+	evOrder                   // the servers want something
+	evSeen                    // a look at the domain, of the list
+	evLook                    // something may have happened: look
+	evDone                    // the op under way has an outcome
+	evForget                  // the region was restored: grants need confirmation
+)
+
+type event struct {
+	kind       eventKind
+	order      *api.Order
+	generation uint64
+	dom        dom
+	seq        uint64 // of evSeen: how many ops had begun when the list was asked for
+	hint       string // of evLook: why it ended, if that is what happened
+	op         op
+	epoch      api.Epoch // of evDone: the epoch that the op was for
+	res        result
+	message    string
+	mark       chan<- struct{} // only tells that everything before it is done
+}
+
+// env is what a step sees of the world.
+type env struct {
+	now  api.Time
+	boot string
+	// hold: the servers have not spoken yet, or the region is in recovery.
+	hold bool
+}
+
+// verdict is what became of an order.
+type verdict uint8
+
+const (
+	orderNone     verdict = iota
+	orderAccepted         // newer than what was held: to be journaled
+	orderKnown            // the one that is held, confirmed
+	orderStale            // older than what was seen
+	orderRefused          // an epoch below the one that is held
+)
+
+type output struct {
+	op       op
+	wake     api.Time // step again then, 0: not needed
+	verdict  verdict
+	attested api.Epoch // a tombstone that is fulfilled, 0: none
+}
+
+type backoff struct {
+	until api.Time
+	n     uint8
+}
+
+// machine is the state of one VM: its record, and what is known only now.
+type machine struct {
+	record
+	dom       dom
+	hint      string
+	confirmed bool // an order was accepted in this session
+	look      bool // the domain must be looked at before anything else
+	prepared  bool
+	busy      op
+	wait      [numOps]backoff
+}
+
+// step is the whole behaviour of a VM's runner, without any side effect: it
+// takes one event and says what to do next. The caller journals the new record
+// before it performs the op.
+func step(m machine, ev event, e env) (machine, output) {
+	var out output
+	switch ev.kind {
+	case evOrder:
+		out.verdict = m.absorb(ev.order, ev.generation)
+	case evSeen:
+		if m.busy != opNone {
+			m.look = true
+		} else {
+			m.observe(ev.dom, e)
+		}
+	case evLook:
+		m.look = true
+		if ev.hint != "" {
+			m.hint = ev.hint
+		}
+	case evForget:
+		m.confirmed, m.Tomb, m.TombForce = false, 0, false
+	case evDone:
+		m.busy = opNone
+		m.finish(ev, e, &out)
+	}
+	if m.busy == opNone {
+		out.op = m.decide(e, &out)
+		m.busy = out.op
+	}
+	return m, out
+}
+
+// newMachine makes the state for a record of the journal, or a new one.
+func newMachine(r record, journaled bool) machine {
+	m := machine{record: r}
+	if journaled {
+		m.dom.kind = domUnknown // until the first list
+	}
+	if m.State == "" {
+		m.State = api.StatePending
+	}
+	return m
+}
+
+// observe takes in one look at the domain.
+func (m *machine) observe(d dom, e env) {
+	hint := m.hint
+	m.look, m.hint = false, ""
+	switch d.kind {
+	case domUnseen, domUnknown:
+		m.dom = dom{kind: domUnknown}
+	case domAbsent:
+		was := m.Alive
+		m.dom = d
+		if was {
+			exit := d.exit
+			if hint != "" {
+				exit = hint
+			}
+			m.ended(exit, e)
+		}
+	case domRunning, domPaused, domDead:
+		m.dom = d
+		m.adopt(d, e)
+	}
+}
+
+// adopt takes a domain that is there as ours. What the journal knows of it wins
+// over what its metadata says.
+func (m *machine) adopt(d dom, e env) {
+	if !m.Alive {
+		m.Alive, m.RunEpoch, m.RunVersion, m.StartTime = true, d.epoch, d.version, d.start
+	}
+	if d.epoch > m.RunEpoch && d.epoch <= m.Epoch { // a rewrite whose answer was lost
+		m.RunEpoch = d.epoch
+	}
+	m.BootID = e.boot
+	if m.StartTime == 0 {
+		m.StartTime = d.start
+	}
+	m.Ended, m.prepared = false, false
+	if m.Phase == phaseStart {
+		m.Phase = ""
+	}
+	switch {
+	case m.Phase == phaseStop:
+		m.State = api.StateStopping
+	case d.kind == domRunning:
+		m.State, m.Reason = api.StateRunning, ""
+	case d.kind == domPaused:
+		m.State, m.Reason = api.StatePaused, d.reason
+	case d.kind == domDead:
+		m.State, m.Reason = api.StateFailed, d.reason
+	}
+}
+
+// finish takes in the outcome of the op that was under way.
+func (m *machine) finish(ev event, e env, out *output) {
+	if ev.res == resUnknown {
+		m.delay(ev.op, e.now)
+		m.dom, m.look = dom{kind: domUnknown}, false // the next list tells
+		return
+	}
+	if ev.op == opInspect {
+		m.observe(ev.dom, e)
+		return
+	}
+	if ev.op == opPrepare {
+		m.finishPrepare(ev, e)
+		return
+	}
+	if ev.op == opStart {
+		m.finishStart(ev, e)
+		return
+	}
+	switch {
+	case ev.op == opDestroy && (ev.res == resOK || ev.res == resNotFound):
+		m.wait[opDestroy] = backoff{}
+		m.observe(dom{kind: domAbsent, exit: m.dom.exit}, e)
+		return
+	case ev.res == resNotFound:
+		m.look = true
+		return
+	case ev.res == resExists: // attest: it is there after all
+		m.delay(ev.op, e.now)
+		m.look = true
+		return
+	case ev.res == resFailed:
+		m.delay(ev.op, e.now)
+		m.Message = ev.op.String() + ": " + ev.message
+		return
+	}
+	m.wait[ev.op] = backoff{}
+	m.Message = ""
+	switch ev.op {
+	case opShutdown: // pressed again when a guest that still boots did not hear
+		m.wait[opShutdown].until = e.now + api.Time(pressAgain)
+	case opPause:
+		m.dom = dom{kind: domPaused, reason: "user"}
+		m.State, m.Reason = api.StatePaused, "user"
+	case opResume:
+		m.dom, m.Unpause = dom{kind: domRunning}, false
+		if m.Phase != phaseStop {
+			m.State, m.Reason = api.StateRunning, ""
+		}
+	case opSetEpoch:
+		m.RunEpoch = ev.epoch
+	case opAttest:
+		if m.Tomb <= ev.epoch { // else a newer tombstone came meanwhile: once more
+			out.attested = m.Tomb
+			m.fulfil()
+		}
+	}
+}
+
+func (m *machine) finishPrepare(ev event, e env) {
+	if ev.res == resOK {
+		m.wait[opPrepare] = backoff{}
+		m.prepared, m.Message = true, ""
+		return
+	}
+	m.delay(opPrepare, e.now)
+	m.State, m.Reason, m.Message = api.StatePreparing, reasonPrepare, ev.message
+}
+
+func (m *machine) finishStart(ev event, e env) {
+	m.prepared = false
+	switch ev.res {
+	case resOK:
+		m.wait[opStart] = backoff{}
+		m.Phase, m.Ended, m.Unpause, m.StartTime, m.Message = "", false, false, e.now, ""
+		m.dom = ev.dom
+		m.State, m.Reason = api.StateRunning, ""
+		if ev.dom.kind == domPaused {
+			m.State, m.Reason = api.StatePaused, ev.dom.reason
+		}
+	case resExists:
+		m.delay(opStart, e.now)
+		m.look = true
+	default:
+		m.gone()
+		m.fail(reasonStart, ev.message, e)
+	}
+}
+
+// fulfil ends a tombstone: the VM is absent at its epoch.
+func (m *machine) fulfil() {
+	m.Tomb, m.TombForce = 0, false
+	switch {
+	case m.Alive: // what runs here is newer
+	case m.Revoked:
+		m.State, m.Reason, m.Message = api.StateAbsent, "", ""
+	default:
+		m.State, m.Reason = api.StatePending, ""
+	}
+}
+
+// The times of the runner.
+const (
+	defaultStopTimeout = 60 * time.Second
+	pressAgain         = 10 * time.Second // between two ACPI requests
+	firstDelay         = time.Second      // after a failed op, doubled each time
+	maxDelay           = 30 * time.Second
+)
+
+// delay keeps an op from being tried again too soon.
+func (m *machine) delay(o op, now api.Time) {
+	w := &m.wait[o]
+	d := maxDelay
+	if w.n < 5 {
+		d = min(firstDelay<<w.n, maxDelay)
+		w.n++
+	}
+	w.until = now + api.Time(d)
+}
+
+// ready reports whether an op may be tried, and else asks to be woken.
+func (m *machine) ready(o op, e env, out *output) bool {
+	if m.wait[o].until <= e.now {
+		return true
+	}
+	out.wakeAt(m.wait[o].until)
+	return false
+}
+
+func (o *output) wakeAt(t api.Time) {
+	if o.wake == 0 || t < o.wake {
+		o.wake = t
+	}
+}
+
+// report is what the node says of the VM.
+func (m *machine) report() api.VMReport {
+	r := api.VMReport{
+		VMID: m.ID, Epoch: max(m.Epoch, m.RunEpoch), State: m.State, Reason: m.Reason, Message: m.Message,
+		Reboots: m.DoneReboots, Resets: m.DoneResets, Restarts: m.Restarts,
+	}
+	if m.Alive {
+		r.Version, r.StartTime, r.Orphan = m.RunVersion, m.StartTime, m.RunEpoch > m.Epoch
+	}
+	if m.dom.kind == domUnknown {
+		r.State, r.Reason = api.StateUnknown, reasonHypervisor
+	}
+	return r
+}

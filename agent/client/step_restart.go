@@ -1,0 +1,110 @@
+package client
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/novacron/novacron/api"
+)
+
+// The defaults of a restart policy.
+const (
+	defaultAttempts = 3
+	defaultInterval = 10 * time.Minute
+	defaultDelay    = 5 * time.Second
+)
+
+// The restart policies.
+const (
+	restartAlways = "always"
+	restartNever  = "never"
+)
+
+// gone clears what was known of a domain that is no more.
+func (m *machine) gone() {
+	m.Alive, m.RunEpoch, m.Phase, m.StopBy, m.Unpause, m.prepared = false, 0, "", 0, false, false
+	m.dom = dom{kind: domAbsent}
+}
+
+// ended decides what the end of a domain means: ordered, the guest's own wish,
+// a reboot of the host, or a failure. Without a reason it is a failure.
+func (m *machine) ended(exit string, e env) {
+	phase, boot := m.Phase, m.BootID
+	m.gone()
+	m.Message = ""
+	switch {
+	case phase == phaseStop:
+		m.State, m.Reason = api.StateStopped, reasonOrdered
+	case boot != e.boot:
+		m.State, m.Reason = api.StatePending, reasonHostReboot
+		if m.HA == api.HANone && m.Desired != api.PowerStopped {
+			m.State, m.Ended = api.StateStopped, true
+		}
+	case phase == phaseStart:
+		// Nobody saw it run: it was not begun, or its end is the start's failure.
+		// An exit reason in the log may be that of the run before.
+		m.delay(opStart, e.now)
+		m.State, m.Reason = api.StatePending, reasonStartLost
+	case m.Revoked || m.Tomb > 0 || m.Desired == api.PowerStopped:
+		m.State, m.Reason = api.StateStopped, endReason(exit)
+	case exit == "migrated":
+		m.State, m.Reason, m.Ended = api.StateStopped, exit, true
+	case exit == "shutdown" && m.Restart.Policy != restartAlways:
+		m.State, m.Reason, m.Ended = api.StateStopped, reasonGuest, true
+	default:
+		m.fail(endReason(exit), "", e)
+	}
+}
+
+func endReason(exit string) string {
+	switch exit {
+	case "":
+		return reasonUnknownEnd
+	case "shutdown":
+		return reasonGuest
+	}
+	return exit
+}
+
+// fail applies the restart policy to an end that was not ordered.
+func (m *machine) fail(reason, message string, e env) {
+	p := m.Restart
+	attempts, interval, delay := p.Attempts, p.Interval.D(), p.Delay.D()
+	if attempts <= 0 {
+		attempts = defaultAttempts
+	}
+	if interval <= 0 {
+		interval = defaultInterval
+	}
+	if delay <= 0 {
+		delay = defaultDelay
+	}
+	if p.Policy == restartNever {
+		m.State, m.Reason, m.Message, m.Ended = api.StateFailed, reason, message, true
+		return
+	}
+	if m.WindowStart == 0 || e.now-m.WindowStart >= api.Time(interval) || e.now < m.WindowStart {
+		m.WindowStart, m.WindowCount = e.now, 0
+	}
+	if m.WindowCount >= attempts {
+		m.State, m.Reason, m.Ended = api.StateFailed, reasonLimit, true
+		m.Message = fmt.Sprintf("%s; restarted %d times in %s, not again", join(reason, message), m.WindowCount, interval)
+		return
+	}
+	d := delay
+	for i := int32(0); i < m.WindowCount && d < interval; i++ {
+		d = min(2*d, interval)
+	}
+	m.WindowCount++
+	m.Restarts++
+	m.NextStart = e.now + api.Time(d)
+	m.State, m.Reason = api.StateStarting, reasonRestarting
+	m.Message = fmt.Sprintf("%s; restart %d of %d in %s", join(reason, message), m.WindowCount, attempts, d)
+}
+
+func join(reason, message string) string {
+	if message == "" {
+		return reason
+	}
+	return reason + ": " + message
+}

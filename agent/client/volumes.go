@@ -1,0 +1,243 @@
+package client
+
+import (
+	"errors"
+	"io/fs"
+	"sync"
+	"time"
+
+	"github.com/novacron/novacron/api"
+)
+
+// volumeTask is the newest order for a volume that stands alone or is to go.
+type volumeTask struct {
+	mu      sync.Mutex
+	volume  *api.Volume
+	images  []*api.Image
+	running bool
+	timer   *time.Timer
+	delay   time.Duration
+	done    api.VolumeReport // the outcome, once there is one
+}
+
+// volumeOrders takes in a batch's volumes and images.
+func (c *Client) volumeOrders(b *api.OrderBatch) {
+	for _, i := range b.Images {
+		if i.State == api.ImageDeleting {
+			c.spawn(func() { c.removeImage(i) })
+		} else {
+			c.nameImage(i.SHA256, i.ID)
+		}
+	}
+	for _, v := range b.Volumes {
+		if v.State == api.VolumeReady {
+			continue
+		}
+		c.mu.Lock()
+		t := c.volumes[v.ID]
+		if t == nil {
+			t = &volumeTask{}
+			c.volumes[v.ID] = t
+		}
+		c.mu.Unlock()
+		t.mu.Lock()
+		if t.volume == nil || t.volume.State != v.State || t.done.State == "" {
+			t.delay, t.done = 0, api.VolumeReport{}
+		}
+		t.volume, t.images = v, b.Images
+		c.startVolume(t)
+		t.mu.Unlock()
+	}
+}
+
+// startVolume begins work on a volume unless it goes on already; t is locked.
+func (c *Client) startVolume(t *volumeTask) {
+	if !t.running {
+		t.running = c.spawn(func() { c.volumeWork(t) })
+	}
+}
+
+// volumeWork does what is ordered, once; a failure is reported and tried again later.
+func (c *Client) volumeWork(t *volumeTask) {
+	t.mu.Lock()
+	v, images := t.volume, t.images
+	t.mu.Unlock()
+	r, err := c.volumeOnce(v, images)
+	if err != nil {
+		c.log.Warn("volume not done", "volume", v.ID, "name", v.Name, "state", v.State, "error", err)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.running = false
+	if t.volume.State != v.State { // ordered otherwise in the meantime
+		c.startVolume(t)
+		return
+	}
+	if err == nil {
+		t.done = r
+		return
+	}
+	t.delay = min(max(2*t.delay, time.Second), time.Minute)
+	if t.timer != nil {
+		t.timer.Stop()
+	}
+	t.timer = time.AfterFunc(jitter(t.delay), func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		c.startVolume(t)
+	})
+}
+
+var errInUse = errors.New("a guest on this node still holds it")
+
+func (c *Client) volumeOnce(v *api.Volume, images []*api.Image) (r api.VolumeReport, err error) {
+	r = api.VolumeReport{ID: v.ID, State: api.VolumeReady}
+	p := c.cfg.Pools[v.Pool]
+	if p == nil {
+		err = api.Errorf(api.CodeStorage, "this node has no pool %q", v.Pool)
+		c.reports.volume(api.VolumeReport{ID: v.ID, State: api.VolumeFailed, Error: err.Error()})
+		return r, err
+	}
+	switch {
+	case v.State == api.VolumeDeleting:
+		if c.holds(v.VMID) {
+			return r, errInUse
+		}
+		if err := p.Delete(c.ctx, v); err != nil {
+			return r, err
+		}
+		r.State = api.VolumeAbsent
+		c.reports.volume(r)
+		return r, c.unpin(v.ID)
+	case v.Owned: // made when its VM is prepared; perhaps the servers missed the report
+		if _, err := p.Open(c.ctx, v); err != nil {
+			if errors.Is(err, fs.ErrNotExist) {
+				r.State, err = "", nil
+			}
+			return r, err
+		}
+		if used, err := p.Used(c.ctx, v); err == nil {
+			r.Used = used
+		}
+		c.reports.volume(r)
+		return r, nil
+	}
+	_, err = c.ensureVolume(c.ctx, v, images)
+	return r, err
+}
+
+// holds reports whether a VM may have a domain here: what is not known may.
+func (c *Client) holds(id api.ID) bool {
+	c.mu.Lock()
+	v := c.vms[id]
+	_, orphan := c.orphans[id]
+	c.mu.Unlock()
+	if v == nil {
+		return orphan || c.hold.Load()
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.m.Alive || v.m.dom.kind != domAbsent
+}
+
+// forgetVolume drops a volume whose end the servers know.
+func (c *Client) forgetVolume(id api.ID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if t := c.volumes[id]; t != nil {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if t.done.State == api.VolumeAbsent && !t.running {
+			delete(c.volumes, id)
+		}
+	}
+}
+
+// resendVolumes reports the outcomes again.
+func (c *Client) resendVolumes() {
+	c.mu.Lock()
+	tasks := make([]*volumeTask, 0, len(c.volumes))
+	for _, t := range c.volumes {
+		tasks = append(tasks, t)
+	}
+	c.mu.Unlock()
+	for _, t := range tasks {
+		t.mu.Lock()
+		if t.done.State != "" {
+			c.reports.volume(t.done)
+		}
+		t.mu.Unlock()
+	}
+}
+
+// stopVolumes ends the timers.
+func (c *Client) stopVolumes() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, t := range c.volumes {
+		t.mu.Lock()
+		if t.timer != nil {
+			t.timer.Stop()
+		}
+		t.mu.Unlock()
+	}
+}
+
+// removeImage removes this node's copy of an image that is being deleted, once
+// nothing here uses it any more.
+func (c *Client) removeImage(i *api.Image) {
+	c.mu.Lock()
+	going := c.removing[i.ID]
+	c.removing[i.ID] = true
+	c.mu.Unlock()
+	if going {
+		return
+	}
+	defer func() {
+		c.mu.Lock()
+		delete(c.removing, i.ID)
+		c.mu.Unlock()
+	}()
+	for {
+		err := c.cfg.Images.Remove(i.SHA256)
+		if err == nil {
+			break
+		}
+		c.log.Warn("image not removed", "image", i.Name, "error", err)
+		if !c.sleep(jitter(maxDelay)) {
+			return
+		}
+	}
+	c.mu.Lock()
+	delete(c.images, i.SHA256)
+	c.mu.Unlock()
+	c.reports.image(api.ImageReport{ID: i.ID, Absent: true})
+}
+
+// nameImage remembers what the servers call the content with a checksum.
+func (c *Client) nameImage(sha string, id api.ID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.images[sha] = id
+}
+
+// resendImages reports what the cache holds, as far as its names are known.
+func (c *Client) resendImages() {
+	for _, info := range c.cfg.Images.List() {
+		c.mu.Lock()
+		id, ok := c.images[info.SHA256]
+		c.mu.Unlock()
+		if ok {
+			c.reports.image(api.ImageReport{ID: id, Size: info.Size})
+		}
+	}
+}
+
+// unpin lets go of every image that an owner holds.
+func (c *Client) unpin(owner api.ID) error {
+	var errs []error
+	for _, sha := range c.cfg.Images.Pinned(owner) {
+		errs = append(errs, c.cfg.Images.Unpin(sha, owner))
+	}
+	return errors.Join(errs...)
+}
