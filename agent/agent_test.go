@@ -1,0 +1,464 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/shoenig/test/must"
+	"go.uber.org/goleak"
+
+	"github.com/novacron/novacron/agent/hypervisor"
+	"github.com/novacron/novacron/agent/hypervisor/sim"
+	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/cluster"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// logBuffer is a log that several goroutines write.
+type logBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// freePort finds a port that nobody listens on.
+func freePort(t *testing.T) int {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	must.NoError(t, err)
+	defer ln.Close()
+	return ln.Addr().(*net.TCPAddr).Port
+}
+
+// devConfig is -dev on the simulated hypervisor and a free port.
+func devConfig() *Config {
+	c := Default()
+	c.DefaultDev()
+	c.Ports.HTTP = 0
+	c.Client.Hypervisor.Kind = "sim"
+	return c
+}
+
+// start starts an agent that the test stops.
+func start(t *testing.T, c *Config, o Options) *Agent {
+	t.Helper()
+	if o.Log == nil {
+		log := &logBuffer{}
+		o.Log = log
+		t.Cleanup(func() {
+			if t.Failed() {
+				t.Log(log)
+			}
+		})
+	}
+	a, err := New(t.Context(), c, o)
+	must.NoError(t, err)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		defer cancel()
+		must.NoError(t, a.Close(ctx))
+	})
+	return a
+}
+
+// sdk is a client of an agent; its connections end with the test.
+func sdk(t *testing.T, cfg api.ClientConfig) *api.Client {
+	t.Helper()
+	c, err := api.NewClient(cfg)
+	must.NoError(t, err)
+	t.Cleanup(c.Close)
+	return c
+}
+
+// eventually waits until f is content.
+func eventually(t *testing.T, what string, f func() error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	for {
+		err := f()
+		if err == nil {
+			return
+		}
+		if !sleep(ctx, 30*time.Millisecond) {
+			t.Fatalf("%s: %v", what, err)
+		}
+	}
+}
+
+// runVM applies a small VM and waits until it runs.
+func runVM(t *testing.T, c *api.Client, name string) *api.VM {
+	t.Helper()
+	spec := api.VMSpec{Name: name, Memory: 64 * api.MiB, CPU: api.CPUSpec{Cores: 1}}
+	got, err := c.VMs().Apply(t.Context(), &api.VMApply{Spec: spec}, nil)
+	must.NoError(t, err)
+	eventually(t, name+" runs", func() error {
+		s, err := c.VMs().Status(t.Context(), name, nil)
+		if err == nil && s.State != "running" {
+			err = errors.New(s.State)
+		}
+		return err
+	})
+	return got.VM
+}
+
+func TestDevRunsAVMAndTakesItAway(t *testing.T) {
+	host := sim.NewHost(sim.Options{})
+	foreign := &hypervisor.Machine{ID: api.NewID(), Name: "foreign", Namespace: "default", CPU: api.CPUSpec{Cores: 1}, Memory: 64 * api.MiB}
+	other := sim.New(host)
+	must.NoError(t, other.Start(t.Context(), foreign, false))
+	defer other.Close()
+
+	a := start(t, devConfig(), Options{SimHost: host, Version: "test"})
+	must.StrHasPrefix(t, "http://127.0.0.1:", a.Address())
+	must.StrHasPrefix(t, "nova.", a.Token())
+	must.Eq(t, "sim (configured)", a.Hypervisor())
+	c := sdk(t, api.ClientConfig{Address: a.Address(), Token: a.Token()})
+	runVM(t, c, "web")
+	must.Eq(t, 2, host.Len())
+
+	_, err := c.Networks().Get(t.Context(), "default", nil)
+	must.NoError(t, err)
+	self, err := c.Agent().Self(t.Context())
+	must.NoError(t, err)
+	must.True(t, self.Server && self.Client)
+	must.Eq(t, "test", self.Version)
+	eventually(t, "healthy", func() error {
+		h, err := c.Agent().Health(t.Context())
+		if err == nil && !h.OK {
+			err = errors.New(h.Client.Message + h.Server.Message)
+		}
+		return err
+	})
+	m, err := c.Agent().Metrics(t.Context(), "prometheus")
+	must.NoError(t, err)
+	must.StrContains(t, string(m), "novacron_")
+
+	dir := a.DataDir()
+	_, err = os.Stat(dir)
+	must.NoError(t, err)
+	c.Close()
+	must.NoError(t, a.Close(t.Context()))
+	must.Eq(t, 1, host.Len(), must.Sprint("only what it made is gone"))
+	_, err = os.Stat(dir)
+	must.ErrorIs(t, err, os.ErrNotExist)
+}
+
+func TestDevInAFolderComesBackWithItsToken(t *testing.T) {
+	conf := func() *Config {
+		c := devConfig()
+		c.DataDir = filepath.Join(t.TempDir(), "..", "dev")
+		return c
+	}
+	first := conf()
+	a := start(t, first, Options{})
+	token := a.Token()
+	must.NoError(t, a.Close(t.Context()))
+	again := devConfig()
+	again.DataDir = first.DataDir
+	b := start(t, again, Options{})
+	must.Eq(t, token, b.Token())
+	_, err := sdk(t, api.ClientConfig{Address: b.Address(), Token: token}).Nodes().List(t.Context(), nil)
+	must.NoError(t, err)
+}
+
+func TestDevChoosesTheHypervisorAndSaysWhy(t *testing.T) {
+	c := devConfig()
+	c.Client.Hypervisor.Kind = ""
+	c.Client.Hypervisor.Socket = "/nonexistent/libvirt-sock"
+	a := start(t, c, Options{})
+	must.RegexMatch(t, regexp.MustCompile(`^sim \((no libvirt answers|this is not root)`), a.Hypervisor())
+}
+
+func TestDevIsForLoopbackOnly(t *testing.T) {
+	c := devConfig()
+	must.NoError(t, c.SetHTTPAddr("0.0.0.0:0", Source{Name: "flag -http-addr"}))
+	must.NoError(t, c.ValidateDev())
+	_, err := New(t.Context(), c, Options{Log: &logBuffer{}})
+	must.ErrorContains(t, err, "loopback only")
+	must.Eq(t, api.CodeConfig, api.CodeOf(err))
+	must.ErrorContains(t, c.SetHTTPAddr("nonsense", Source{Name: "flag -http-addr"}), "flag -http-addr")
+}
+
+func TestAPortInUseIsSaidBeforeAnythingStarts(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	must.NoError(t, err)
+	defer ln.Close()
+	c := devConfig()
+	must.NoError(t, c.SetHTTPAddr(ln.Addr().String(), Source{}))
+	_, err = New(t.Context(), c, Options{Log: &logBuffer{}})
+	must.ErrorContains(t, err, "address already in use")
+	must.Eq(t, api.CodeConfig, api.CodeOf(err))
+}
+
+// serverConfig is a server on loopback with ports of its own.
+func serverConfig(t *testing.T) *Config {
+	c := Default()
+	c.Name, c.Region, c.BindAddr, c.DataDir = "s1", "eu", "127.0.0.1", filepath.Join(t.TempDir(), "s1")
+	c.Ports = &Ports{HTTP: freePort(t), RPC: freePort(t), Serf: freePort(t)}
+	c.Server.Enabled = true
+	return c
+}
+
+// startCluster starts a server and returns its configuration and a client with the
+// first management token, made over the socket.
+func startCluster(t *testing.T) (*Config, *Agent, *api.Client) {
+	t.Helper()
+	c := serverConfig(t)
+	must.NoError(t, c.Validate())
+	id, err := InitCluster(c)
+	must.NoError(t, err)
+	must.Eq(t, "eu", id.Region)
+	a := start(t, c, Options{})
+	var token *api.TokenCreated
+	eventually(t, "bootstrap", func() error {
+		token, err = sdk(t, api.ClientConfig{Address: "unix://" + c.SocketPath()}).Tokens().Bootstrap(t.Context())
+		return err
+	})
+	ca, err := os.ReadFile(filepath.Join(c.DataDir, "tls", "ca.pem"))
+	must.NoError(t, err)
+	return c, a, sdk(t, api.ClientConfig{Address: a.Address(), Token: token.Secret, CACert: ca})
+}
+
+func TestAClientJoinsWithATokenAndServesTheAPI(t *testing.T) {
+	sc, _, cl := startCluster(t)
+	tok, err := cl.Tokens().Create(t.Context(), &api.TokenCreate{Type: api.TokenJoin, Role: "client", TTL: api.Duration(time.Hour)}, nil)
+	must.NoError(t, err)
+	file := filepath.Join(t.TempDir(), "token")
+	must.NoError(t, os.WriteFile(file, []byte(tok.Secret+"\n"), 0o600))
+
+	c := Default()
+	c.Name, c.Region, c.BindAddr, c.DataDir = "c1", "eu", "127.0.0.1", filepath.Join(t.TempDir(), "c1")
+	c.Ports = &Ports{HTTP: freePort(t), RPC: freePort(t), Serf: freePort(t)}
+	c.Client.Enabled, c.Client.Hypervisor.Kind = true, "sim"
+	c.Client.Labels = map[string]string{"rack": "r1"}
+	c.Client.Pools = []Pool{{Name: "default", Type: "sim", Capacity: "10GiB"}, {Name: "all", Type: "sim", Shared: true}, {Name: "disk", Type: "dir", Path: filepath.Join(t.TempDir(), "pool")}}
+	c.Join.Addresses, c.Join.TokenFile = []string{"127.0.0.1:" + strconv.Itoa(sc.Ports.RPC)}, file
+	must.NoError(t, c.Validate())
+	a := start(t, c, Options{})
+
+	eventually(t, "the node is ready", func() error {
+		n, err := cl.Nodes().Get(t.Context(), "c1", nil)
+		if err == nil && n.Node.Status != api.NodeReady {
+			err = errors.New(string(n.Node.Status))
+		}
+		return err
+	})
+	n, err := cl.Nodes().Get(t.Context(), "c1", nil)
+	must.NoError(t, err)
+	must.Eq(t, api.Pairs{{K: "rack", V: "r1"}}, n.Node.Labels)
+	must.Len(t, 3, n.Node.Pools)
+
+	// The client passes requests on with the caller's own token, over its own TLS.
+	ca, err := os.ReadFile(filepath.Join(c.DataDir, "tls", "ca.pem"))
+	must.NoError(t, err)
+	_, err = sdk(t, api.ClientConfig{Address: a.Address(), CACert: ca}).VMs().List(t.Context(), nil)
+	must.Eq(t, api.CodeUnauthenticated, api.CodeOf(err))
+	secret, err := cl.Tokens().Create(t.Context(), &api.TokenCreate{Type: api.TokenManagement}, nil)
+	must.NoError(t, err)
+	viaClient := sdk(t, api.ClientConfig{Address: a.Address(), CACert: ca, Token: secret.Secret})
+	vm := runVM(t, viaClient, "web")
+
+	// A fresh certificate is taken over and stored.
+	certFile := filepath.Join(c.DataDir, "tls", "cert.pem")
+	before, err := os.ReadFile(certFile)
+	must.NoError(t, err)
+	must.NoError(t, a.renewNow(t.Context()))
+	after, err := os.ReadFile(certFile)
+	must.NoError(t, err)
+	must.NotEq(t, string(before), string(after))
+	_, err = viaClient.VMs().Get(t.Context(), vm.ID.String(), nil)
+	must.NoError(t, err)
+
+	// After a restart the folder is enough: no token, no addresses.
+	must.NoError(t, a.Close(t.Context()))
+	must.NoError(t, os.Remove(file))
+	must.NoError(t, c.Validate())
+	c.Join.Addresses = nil
+	b := start(t, c, Options{})
+	eventually(t, "back again", func() error {
+		if h := b.Health(); !h.OK {
+			return errors.New(h.Client.Message)
+		}
+		return nil
+	})
+	must.False(t, b.Self().Server)
+
+	// The same folder cannot become a server's, nor another region's.
+	must.NoError(t, b.Close(t.Context()))
+	c.Server.Enabled = true
+	_, err = New(t.Context(), c, Options{Log: &logBuffer{}})
+	must.ErrorContains(t, err, "joined as a client")
+	c.Server.Enabled, c.Region = false, "us"
+	_, err = New(t.Context(), c, Options{Log: &logBuffer{}})
+	must.ErrorContains(t, err, `belongs to region eu`)
+}
+
+func TestJoiningWithABadTokenIsRefusedAtOnce(t *testing.T) {
+	sc, _, cl := startCluster(t)
+	tok, err := cl.Tokens().Create(t.Context(), &api.TokenCreate{Type: api.TokenJoin, Role: "server", TTL: api.Duration(time.Hour)}, nil)
+	must.NoError(t, err)
+	c := serverConfig(t)
+	c.Server.Enabled, c.Client.Enabled, c.Client.Hypervisor.Kind = false, true, "sim"
+	c.Join.Addresses, c.Join.Token = []string{"127.0.0.1:" + strconv.Itoa(sc.Ports.RPC)}, tok.Secret
+	_, err = New(t.Context(), c, Options{Log: &logBuffer{}})
+	must.Eq(t, api.CodeJoinRefused, api.CodeOf(err))
+	must.ErrorContains(t, err, "lets a server join, not a client")
+
+	c.Join.Token, c.Join.TokenFile = "", "/nonexistent"
+	_, err = New(t.Context(), c, Options{Log: &logBuffer{}})
+	must.ErrorContains(t, err, "the join token")
+
+	// Silence is not a refusal: it is tried again until the context ends.
+	c.Join.TokenFile, c.Join.Token = "", tok.Secret
+	c.Join.Addresses = []string{"127.0.0.1:" + strconv.Itoa(freePort(t))}
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	_, err = New(ctx, c, Options{Log: &logBuffer{}})
+	must.Error(t, err)
+}
+
+func TestASecondServerJoinsAndLeaves(t *testing.T) {
+	sc, _, cl := startCluster(t)
+	tok, err := cl.Tokens().Create(t.Context(), &api.TokenCreate{Type: api.TokenJoin, Role: "server", TTL: api.Duration(time.Hour)}, nil)
+	must.NoError(t, err)
+	c := serverConfig(t)
+	c.Name, c.LeaveOnTerminate = "s2", true
+	c.Client.Enabled, c.Client.Hypervisor.Kind = true, "sim"
+	c.Join.Addresses, c.Join.Token = []string{"127.0.0.1:" + strconv.Itoa(sc.Ports.RPC)}, tok.Secret
+	a := start(t, c, Options{})
+	servers := func() int {
+		r, err := cl.Operator().RaftList(t.Context(), nil)
+		if err != nil {
+			return 0
+		}
+		return len(r.Items)
+	}
+	eventually(t, "s2 is in Raft", func() error {
+		if servers() != 2 {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	eventually(t, "its client half is ready", func() error {
+		n, err := cl.Nodes().Get(t.Context(), "s2", nil)
+		if err == nil && n.Node.Status != api.NodeReady {
+			err = errors.New(string(n.Node.Status))
+		}
+		return err
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	must.NoError(t, a.Run(ctx))
+	eventually(t, "s2 has left", func() error {
+		n, err := cl.Nodes().Get(t.Context(), "s2", nil)
+		switch {
+		case err != nil:
+			return err
+		case servers() != 1:
+			return errors.New("still in Raft")
+		case n.Node.Status != api.NodeLeft:
+			return errors.New(string(n.Node.Status))
+		}
+		return nil
+	})
+}
+
+func TestAFolderWithoutAClusterSaysWhatToDo(t *testing.T) {
+	_, err := New(t.Context(), serverConfig(t), Options{Log: &logBuffer{}})
+	must.ErrorContains(t, err, "does not belong to a cluster yet")
+	must.ErrorContains(t, err, "cluster init")
+	c := serverConfig(t)
+	_, err = InitCluster(c)
+	must.NoError(t, err)
+	_, err = InitCluster(c)
+	must.ErrorContains(t, err, "already")
+	c.Server.Enabled, c.Client.Enabled = false, true
+	_, err = New(t.Context(), c, Options{Log: &logBuffer{}})
+	must.ErrorContains(t, err, "belongs to a server")
+	_, err = New(t.Context(), &Config{Log: &Log{Level: "loud"}}, Options{})
+	must.ErrorContains(t, err, "not a log level")
+}
+
+func TestReloadTakesOverWhatItCanAndNamesTheRest(t *testing.T) {
+	log := &logBuffer{}
+	running := devConfig()
+	a := start(t, running, Options{Log: log})
+	next := devConfig()
+	next.Log.Level, next.Telemetry.Prometheus, next.LeaveOnTerminate = "debug", false, false
+	next.Client.Labels = map[string]string{"rack": "r2"}
+	next.Datacenter = "dc9"
+	next.Client.Pools = []Pool{{Name: "new", Type: "sim"}}
+	changed, restart, err := a.Reload(next)
+	must.NoError(t, err)
+	must.SliceContainsAll(t, []string{"log.level", "telemetry.prometheus", "client.labels", "datacenter", "client.pool"}, changed)
+	must.SliceContainsAll(t, []string{"datacenter", "client.pool"}, restart)
+	must.StrContains(t, log.String(), `needs_restart="datacenter client.pool"`)
+
+	c := sdk(t, api.ClientConfig{Address: a.Address(), Token: a.Token()})
+	_, err = c.Agent().Metrics(t.Context(), "prometheus")
+	must.Error(t, err)
+	eventually(t, "the label is seen", func() error {
+		n, err := c.Nodes().Get(t.Context(), "dev", nil)
+		if err == nil {
+			if v, _ := n.Node.Labels.Get("rack"); v != "r2" {
+				err = errors.New("rack is " + v)
+			}
+		}
+		return err
+	})
+	changed, _, err = a.Reload(next)
+	must.NoError(t, err)
+	must.SliceContainsAll(t, []string{"datacenter", "client.pool"}, changed, must.Sprint("what needs a restart stays to be said"))
+}
+
+func TestTheOperatorsOwnCertificateIsServedAndReloaded(t *testing.T) {
+	c := serverConfig(t)
+	id, err := InitCluster(c)
+	must.NoError(t, err)
+	dir := t.TempDir()
+	write := func(id *cluster.Identity) {
+		must.NoError(t, os.WriteFile(filepath.Join(dir, "crt"), id.Cert, 0o600))
+		must.NoError(t, os.WriteFile(filepath.Join(dir, "key"), id.Key, 0o600))
+	}
+	write(id)
+	c.HTTP.CertFile, c.HTTP.KeyFile = filepath.Join(dir, "crt"), filepath.Join(dir, "key")
+	must.NoError(t, c.Validate())
+	a := start(t, c, Options{})
+	first := a.front.cert.Load()
+
+	other := serverConfig(t)
+	id2, err := InitCluster(other)
+	must.NoError(t, err)
+	write(id2)
+	_, _, err = a.Reload(c)
+	must.NoError(t, err)
+	must.NotEq(t, first.Certificate[0], a.front.cert.Load().Certificate[0])
+	must.NoError(t, os.WriteFile(filepath.Join(dir, "crt"), nil, 0o600))
+	_, _, err = a.Reload(c)
+	must.ErrorContains(t, err, "cert_file")
+	cl := sdk(t, api.ClientConfig{Address: a.Address(), CACert: id2.CA})
+	_, err = cl.Agent().Health(t.Context())
+	must.NoError(t, err)
+}

@@ -1,0 +1,33 @@
+package http
+
+import (
+	"net/http"
+
+	"github.com/novacron/novacron/api"
+)
+
+func nodeRoutes() []Route {
+	return []Route{
+		{
+			Name: "node.list", Method: "GET", Path: "/v1/nodes", RPC: "Node.List", Capability: "node:read", Query: true,
+			Summary: "List nodes.", Response: api.NodeListResponse{}, handle: readOf[api.ListRequest, api.NodeListResponse](),
+		},
+		{
+			Name: "node.get", Method: "GET", Path: "/v1/node/{key}", RPC: "Node.Get", Capability: "node:read", Query: true,
+			Summary: "Get one node and what is used of it.", Response: api.NodeResponse{}, handle: readOf[api.GetRequest, api.NodeResponse](),
+		},
+		{
+			Name: "node.update", Method: "PUT", Path: "/v1/node/{key}", RPC: "Node.Update", Capability: "node:write",
+			Summary: "Cordon a node, or change its overcommit ratios.", Request: api.NodeUpdate{}, Response: api.NodeResponse{},
+			handle: writeOf[api.NodeUpdate, api.NodeResponse](func(r *http.Request, u *api.NodeUpdate) error { return keyFrom(r, "key", &u.Key) }),
+		},
+		{
+			Name: "node.delete", Method: "DELETE", Path: "/v1/node/{key}", RPC: "Node.Delete", Capability: "node:write",
+			Summary: "Forget a node that left or is lost and holds nothing.", Response: api.WriteMeta{}, Params: []Param{paramCheck, paramForce}, handle: deleteOf,
+		},
+		{
+			Name: "node.stats", Method: "GET", Path: "/v1/node/{key}/stats", RPC: "Node.Stats", Capability: "node:read", Query: true,
+			Summary: "A sample of a node's load.", Response: api.NodeStatsResponse{}, handle: readOf[api.GetRequest, api.NodeStatsResponse](),
+		},
+	}
+}

@@ -1,0 +1,5 @@
+client {
+  enabled = true
+  pool "a" { path = "/x" }
+  pool "a" { path = "/y" }
+}

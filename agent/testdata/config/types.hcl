@@ -1,0 +1,5 @@
+server {
+  enabled = "perhaps"
+  expect  = [3]
+}
+ports { http = "many" }
