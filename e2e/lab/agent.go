@@ -1,0 +1,72 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+)
+
+// Configure writes a file into the host's /etc/novacron.
+func (h *Host) Configure(name, content string) error {
+	return writeFile(filepath.Join(h.Dir(), "etc/novacron", name), content)
+}
+
+// AgentLog is the file that holds the agent's output.
+func (h *Host) AgentLog() string { return filepath.Join(h.Dir(), "agent.log") }
+
+// StartAgent starts "novacron agent" on the host with the configuration folder
+// /etc/novacron and these further arguments.
+func (h *Host) StartAgent(args ...string) error {
+	log, err := os.OpenFile(h.AgentLog(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	full := append([]string{h.lab.Binary, "agent", "-config", "/etc/novacron"}, args...)
+	cmd, err := h.Command(context.Background(), full...)
+	if err != nil {
+		return err
+	}
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Env = append(os.Environ(), h.lab.Env...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	done := make(chan struct{})
+	h.agent, h.done = cmd, done
+	go func() { cmd.Wait(); close(done) }()
+	return nil
+}
+
+// KillAgent kills the agent with SIGKILL and waits for its end.
+func (h *Host) KillAgent(ctx context.Context) error { return h.endAgent(ctx, "KILL") }
+
+// StopAgent asks the agent to end (SIGTERM) and waits for it.
+func (h *Host) StopAgent(ctx context.Context) error { return h.endAgent(ctx, "TERM") }
+
+func (h *Host) endAgent(ctx context.Context, signal string) error {
+	if h.done == nil {
+		return errors.New("no agent was started")
+	}
+	if err := h.Kill(ctx, signal, filepath.Base(h.lab.Binary)); err != nil {
+		return err
+	}
+	wait, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	select {
+	case <-h.done:
+		return nil
+	case <-wait.Done():
+		return fmt.Errorf("agent of %s: %w", h.Name, wait.Err())
+	}
+}
+
+// Novacron runs the CLI on the host, as its root.
+func (h *Host) Novacron(ctx context.Context, args ...string) (string, error) {
+	return h.Run(ctx, append([]string{h.lab.Binary}, args...)...)
+}
