@@ -221,7 +221,9 @@ func (a *Agent) openPools(m *clientMode) (map[string]storage.Pool, error) {
 	pools := map[string]storage.Pool{}
 	for _, p := range list {
 		if p.Type == "sim" {
-			pools[p.Name] = simPool(p)
+			if pools[p.Name], err = a.simPool(p); err != nil {
+				return nil, err
+			}
 			continue
 		}
 		d, err := dir.Open(dir.Config{Name: p.Name, Path: p.Path, Shared: p.Shared, UID: uid, GID: gid})
@@ -234,15 +236,13 @@ func (a *Agent) openPools(m *clientMode) (map[string]storage.Pool, error) {
 	return pools, nil
 }
 
-func simPool(p Pool) storage.Pool {
+// simPool opens a simulated pool. Its volumes outlive the agent as real ones do.
+func (a *Agent) simPool(p Pool) (storage.Pool, error) {
 	size, err := api.ParseBytes(p.Capacity)
 	if err != nil || size == 0 {
 		size = simCapacity
 	}
-	if p.Shared {
-		return simpool.NewShared(p.Name, size)
-	}
-	return simpool.New(p.Name, size)
+	return simpool.Open(p.Name, size, p.Shared, a.cfg.poolDir(p.Name)+".json")
 }
 
 // owner looks up who owns the files that guests open; -1 leaves that to libvirt.

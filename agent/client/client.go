@@ -40,6 +40,8 @@ type Client struct {
 	volumes  map[api.ID]*volumeTask
 	images   map[string]api.ID // what the servers call the images of the cache
 	removing map[api.ID]bool   // images that are to go
+	foreign  map[string]error  // pools that are not what they were, and why
+	bad      map[api.ID]bool   // volumes that were last reported failed
 
 	boot       atomic.Pointer[string]
 	hold       atomic.Bool // the servers have not spoken, or the region is in recovery
@@ -66,7 +68,7 @@ func New(cfg Config) (*Client, error) {
 		starts: make(limit, cfg.Starts), fetches: make(limit, cfg.Fetches), calls: make(limit, cfg.Calls),
 		lists: make(chan struct{}, 1), reregister: make(chan struct{}, 1), refresh: make(chan struct{}, 1), reopen: make(chan struct{}, 1),
 		vms: map[api.ID]*vm{}, orphans: map[api.ID]hypervisor.Domain{}, volumes: map[api.ID]*volumeTask{}, images: map[string]api.ID{},
-		removing: map[api.ID]bool{},
+		removing: map[api.ID]bool{}, foreign: map[string]error{}, bad: map[api.ID]bool{},
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.callCtx, c.endCall = context.WithCancel(context.Background())

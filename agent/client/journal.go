@@ -24,7 +24,9 @@ var (
 	bucketMeta   = []byte("meta")
 	bucketVMs    = []byte("vms")
 	bucketOrders = []byte("orders")
+	bucketDisks  = []byte("volumes")
 	keyNode      = []byte("node")
+	keyPool      = []byte("pool/") // and its name
 	castagnoli   = crc32.MakeTable(crc32.Castagnoli)
 )
 
@@ -97,7 +99,7 @@ func (j *journal) load(node api.ID) (m meta, recs []record, err error) {
 		}
 	}()
 	err = j.db.Update(func(tx *bbolt.Tx) error {
-		for _, b := range [][]byte{bucketMeta, bucketVMs, bucketOrders} {
+		for _, b := range [][]byte{bucketMeta, bucketVMs, bucketOrders, bucketDisks} {
 			if _, err := tx.CreateBucketIfNotExists(b); err != nil {
 				return err
 			}
@@ -132,6 +134,9 @@ func (j *journal) load(node api.ID) (m meta, recs []record, err error) {
 			}
 			return nil
 		})
+		if err == nil {
+			err = loadPools(tx)
+		}
 		if err != nil {
 			return err
 		}

@@ -232,6 +232,8 @@ func TestJournalThatCannotBeTrusted(t *testing.T) {
 		j, _, _, err := openJournal(dir, node1, true)
 		must.NoError(t, err)
 		must.NoError(t, j.putVM(record{ID: vm1, Epoch: 3}, order(7)))
+		must.NoError(t, j.putVolume(vm2, madeVolume{Pool: "default"}))
+		must.NoError(t, j.putPool("default", node1))
 		must.NoError(t, j.close())
 	}
 	edit := func(dir string, f func(tx *bbolt.Tx) error) {
@@ -252,6 +254,8 @@ func TestJournalThatCannotBeTrusted(t *testing.T) {
 		"order":   func(dir string) api.ID { edit(dir, flip(bucketOrders, vm1[:])); return node1 },
 		"node":    func(dir string) api.ID { edit(dir, flip(bucketMeta, keyNode)); return node1 },
 		"another": func(dir string) api.ID { return vm1 },
+		"volume":  func(dir string) api.ID { edit(dir, flip(bucketDisks, vm2[:])); return node1 },
+		"pool":    func(dir string) api.ID { edit(dir, flip(bucketMeta, poolKey("default"))); return node1 },
 		"newer": func(dir string) api.ID {
 			edit(dir, func(tx *bbolt.Tx) error {
 				return put(tx, bucketMeta, keyNode, &meta{Format: journalFormat + 1, NodeID: node1})

@@ -62,7 +62,7 @@ func (c *Client) vmDir(id api.ID) string { return filepath.Join(c.cfg.Dir, "vms"
 // volumes go by their own orders.
 func (c *Client) cleanup(id api.ID) error {
 	err := os.RemoveAll(c.vmDir(id))
-	return errors.Join(err, c.unpin(id))
+	return errors.Join(err, c.unpin(id), c.forgetShared(id))
 }
 
 func (c *Client) prepareNICs(o *api.Order, m *hypervisor.Machine) error {
@@ -158,23 +158,40 @@ func (c *Client) ensureVolume(ctx context.Context, v *api.Volume, images []*api.
 	}
 	h, err := p.Open(ctx, v)
 	if errors.Is(err, fs.ErrNotExist) {
-		h, err = c.createVolume(ctx, p, v, images)
+		if err = c.mayCreate(v); err == nil {
+			h, err = c.createVolume(ctx, p, v, images)
+		}
+	}
+	if err == nil {
+		err = c.remember(v, h)
 	}
 	if err != nil {
 		if ctx.Err() != nil {
 			return h, err
 		}
-		c.reports.volume(api.VolumeReport{ID: v.ID, State: api.VolumeFailed, Error: err.Error()})
+		c.badVolume(v, err)
 		return h, err
 	}
 	r := api.VolumeReport{ID: v.ID, State: api.VolumeReady}
 	if used, err := p.Used(ctx, v); err == nil {
 		r.Used = used
 	}
-	if v.State != api.VolumeReady { // known already
+	c.mu.Lock()
+	again := c.bad[v.ID]
+	delete(c.bad, v.ID)
+	c.mu.Unlock()
+	if again || v.State != api.VolumeReady { // else it is known already
 		c.reports.volume(r)
 	}
 	return h, nil
+}
+
+// badVolume reports a volume that cannot be used now.
+func (c *Client) badVolume(v *api.Volume, err error) {
+	c.mu.Lock()
+	c.bad[v.ID] = true
+	c.mu.Unlock()
+	c.reports.volume(api.VolumeReport{ID: v.ID, State: api.VolumeFailed, Error: err.Error()})
 }
 
 func (c *Client) createVolume(ctx context.Context, p storage.Pool, v *api.Volume, images []*api.Image) (storage.Handle, error) {

@@ -96,3 +96,15 @@ type meta struct {
 	Index      uint64 `msg:"idx,omitempty"`
 	Sessions   uint64 `msg:"sessions,omitempty"`
 }
+
+// madeVolume is what the journal keeps of a volume that was here: that it is not
+// there later is a loss.
+type madeVolume struct {
+	Pool   string `msg:"pool,omitempty"`
+	Shared bool   `msg:"shared,omitempty"`
+}
+
+// poolMark is which pool had a name.
+type poolMark struct {
+	UUID api.ID `msg:"uuid,omitempty"`
+}

@@ -126,6 +126,9 @@ func (c *Client) describe(ctx context.Context) (*api.Node, error) {
 	for name, p := range c.cfg.Pools {
 		i, err := p.Info(ctx)
 		i.Name = name
+		if strange := c.recognize(name, i.UUID); strange != nil {
+			err = strange
+		}
 		if err != nil {
 			i.Error = err.Error()
 		}

@@ -95,7 +95,7 @@ func (c *Client) volumeOnce(v *api.Volume, images []*api.Image) (r api.VolumeRep
 	p := c.cfg.Pools[v.Pool]
 	if p == nil {
 		err = api.Errorf(api.CodeStorage, "this node has no pool %q", v.Pool)
-		c.reports.volume(api.VolumeReport{ID: v.ID, State: api.VolumeFailed, Error: err.Error()})
+		c.badVolume(v, err)
 		return r, err
 	}
 	switch {
@@ -103,17 +103,22 @@ func (c *Client) volumeOnce(v *api.Volume, images []*api.Image) (r api.VolumeRep
 		if c.holds(v.VMID) {
 			return r, errInUse
 		}
-		if err := p.Delete(c.ctx, v); err != nil {
+		if err := c.deleteVolume(c.ctx, p, v); err != nil {
 			return r, err
 		}
 		r.State = api.VolumeAbsent
 		c.reports.volume(r)
 		return r, c.unpin(v.ID)
 	case v.Owned: // made when its VM is prepared; perhaps the servers missed the report
-		if _, err := p.Open(c.ctx, v); err != nil {
-			if errors.Is(err, fs.ErrNotExist) {
-				r.State, err = "", nil
+		if _, err := p.Open(c.ctx, v); errors.Is(err, fs.ErrNotExist) {
+			was, err := c.journal.hasVolume(v.ID)
+			if was {
+				err = errGone(v)
+				c.badVolume(v, err)
 			}
+			r.State = ""
+			return r, err
+		} else if err != nil {
 			return r, err
 		}
 		if used, err := p.Used(c.ctx, v); err == nil {

@@ -25,15 +25,11 @@ type Pool struct {
 	uuid     api.ID
 	capacity api.Bytes
 	shared   bool
+	file     string // remembers the volumes; empty: nothing does
 
 	mu      sync.Mutex
 	volumes map[api.ID]volume
 	fault   func(verb string, id api.ID) error
-}
-
-type volume struct {
-	size   api.Bytes
-	handle storage.Handle
 }
 
 var _ storage.Pool = (*Pool)(nil)
@@ -75,7 +71,7 @@ func (p *Pool) enter(ctx context.Context, verb string, id api.ID) error {
 
 func (p *Pool) used() (n api.Bytes) {
 	for _, v := range p.volumes {
-		n += v.size
+		n += v.Size
 	}
 	return n
 }
@@ -102,7 +98,7 @@ func (p *Pool) Create(ctx context.Context, v *api.Volume, src *storage.Source) (
 	}
 	defer p.mu.Unlock()
 	if have, ok := p.volumes[v.ID]; ok {
-		return have.handle, nil
+		return have.Handle, nil
 	}
 	size := v.Size
 	h := storage.Handle{Path: fmt.Sprintf("/sim/%s/%s.%s", p.name, v.ID, v.Format), Format: v.Format, Shared: p.shared}
@@ -115,8 +111,8 @@ func (p *Pool) Create(ctx context.Context, v *api.Volume, src *storage.Source) (
 	if p.used()+size > p.capacity {
 		return storage.Handle{}, api.Errorf(api.CodePoolFull, "pool %s has no room for %s", p.name, size)
 	}
-	p.volumes[v.ID] = volume{size: size, handle: h}
-	return h, nil
+	p.volumes[v.ID] = volume{Size: size, Handle: h}
+	return h, p.keep()
 }
 
 // Open finds a volume.
@@ -129,7 +125,7 @@ func (p *Pool) Open(ctx context.Context, v *api.Volume) (storage.Handle, error) 
 	if !ok {
 		return storage.Handle{}, fs.ErrNotExist
 	}
-	return have.handle, nil
+	return have.Handle, nil
 }
 
 // Delete removes a volume.
@@ -139,7 +135,7 @@ func (p *Pool) Delete(ctx context.Context, v *api.Volume) error {
 	}
 	defer p.mu.Unlock()
 	delete(p.volumes, v.ID)
-	return nil
+	return p.keep()
 }
 
 // Used returns the size of a volume: simulated ones are not thin.
@@ -152,7 +148,7 @@ func (p *Pool) Used(ctx context.Context, v *api.Volume) (api.Bytes, error) {
 	if !ok {
 		return 0, fs.ErrNotExist
 	}
-	return have.size, nil
+	return have.Size, nil
 }
 
 // List returns the ids of the volumes, in order.

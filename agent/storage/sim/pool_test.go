@@ -3,6 +3,8 @@ package sim_test
 import (
 	"errors"
 	"io/fs"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/shoenig/test/must"
@@ -69,4 +71,34 @@ func TestPool(t *testing.T) {
 	shared, err := sim.NewShared("s", api.GiB).Info(ctx)
 	must.NoError(t, err)
 	must.True(t, shared.Shared)
+}
+
+func TestAFileRemembersThePool(t *testing.T) {
+	ctx, file := t.Context(), filepath.Join(t.TempDir(), "pools", "default.json")
+	p, err := sim.Open("default", api.GiB, true, file)
+	must.NoError(t, err)
+	first, err := p.Info(ctx)
+	must.NoError(t, err)
+	v, gone := &api.Volume{ID: api.NewID(), Format: "raw", Size: api.MiB}, &api.Volume{ID: api.NewID(), Format: "raw", Size: api.MiB}
+	h, err := p.Create(ctx, v, nil)
+	must.NoError(t, err)
+	_, err = p.Create(ctx, gone, nil)
+	must.NoError(t, err)
+	must.NoError(t, p.Delete(ctx, gone))
+
+	p, err = sim.Open("default", api.GiB, true, file)
+	must.NoError(t, err)
+	again, err := p.Info(ctx)
+	must.NoError(t, err)
+	must.Eq(t, first.UUID, again.UUID)
+	must.Eq(t, api.GiB-api.MiB, again.Free)
+	got, err := p.Open(ctx, v)
+	must.NoError(t, err)
+	must.Eq(t, h, got)
+	_, err = p.Open(ctx, gone)
+	must.ErrorIs(t, err, fs.ErrNotExist)
+
+	must.NoError(t, os.WriteFile(file, []byte("{"), 0o600))
+	_, err = sim.Open("default", api.GiB, true, file)
+	must.Eq(t, api.CodeStorage, api.CodeOf(err))
 }
