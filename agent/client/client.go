@@ -38,10 +38,9 @@ type Client struct {
 	orphans  map[api.ID]hypervisor.Domain
 	meta     meta
 	volumes  map[api.ID]*volumeTask
-	images   map[string]api.ID // what the servers call the images of the cache
-	removing map[api.ID]bool   // images that are to go
-	foreign  map[string]error  // pools that are not what they were, and why
-	bad      map[api.ID]bool   // volumes that were last reported failed
+	removing map[api.ID]bool  // images that are to go
+	foreign  map[string]error // pools that are not what they were, and why
+	bad      map[api.ID]bool  // volumes that were last reported failed
 
 	boot       atomic.Pointer[string]
 	hold       atomic.Bool // the servers have not spoken, or the region is in recovery
@@ -67,7 +66,7 @@ func New(cfg Config) (*Client, error) {
 		cfg: cfg, log: cfg.Logger.With("node", cfg.Node.Name), journal: j, session: api.NewID(), meta: m,
 		starts: make(limit, cfg.Starts), fetches: make(limit, cfg.Fetches), calls: make(limit, cfg.Calls),
 		lists: make(chan struct{}, 1), reregister: make(chan struct{}, 1), refresh: make(chan struct{}, 1), reopen: make(chan struct{}, 1),
-		vms: map[api.ID]*vm{}, orphans: map[api.ID]hypervisor.Domain{}, volumes: map[api.ID]*volumeTask{}, images: map[string]api.ID{},
+		vms: map[api.ID]*vm{}, orphans: map[api.ID]hypervisor.Domain{}, volumes: map[api.ID]*volumeTask{},
 		removing: map[api.ID]bool{}, foreign: map[string]error{}, bad: map[api.ID]bool{},
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())

@@ -116,7 +116,7 @@ func (c *Client) imagePut(ctx context.Context, q *api.ImageUpload, s api.Stream)
 		return err
 	}
 	if !q.ID.IsZero() {
-		c.nameImage(info.SHA256, q.ID)
+		c.nameImage(&api.Image{ID: q.ID, Name: q.Name, SHA256: info.SHA256, Size: info.Size})
 		c.reports.image(api.ImageReport{ID: q.ID, Size: info.Size})
 	}
 	return s.Send(&api.ImageResponse{Image: &api.Image{

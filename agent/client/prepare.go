@@ -226,7 +226,7 @@ func (c *Client) ensureImage(i *api.Image, owner api.ID) (image.Info, error) {
 	if info.Spec != image.SpecOf(i) {
 		return info, api.Errorf(api.CodeImageBad, "image %s is here as %s %s", i.Name, info.Format, info.Kind)
 	}
-	c.nameImage(i.SHA256, i.ID)
+	c.nameImage(i)
 	return info, c.cfg.Images.Pin(i.SHA256, owner)
 }
 
@@ -242,11 +242,7 @@ func (c *Client) fetch(i *api.Image) (image.Info, error) {
 		}
 	}
 	c.log.Info("fetching an image", "image", i.Name, "size", i.Size, "sources", len(sources))
-	info, err := c.cfg.Images.Fetch(c.ctx, image.SpecOf(i), sources...)
-	if err == nil {
-		c.reports.image(api.ImageReport{ID: i.ID, Size: i.Size})
-	}
-	return info, err
+	return c.cfg.Images.Fetch(c.ctx, image.SpecOf(i), sources...)
 }
 
 // peerSource reads an image from the agent at an address.

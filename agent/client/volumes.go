@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/novacron/novacron/agent/image"
 	"github.com/novacron/novacron/api"
 )
 
@@ -25,8 +26,8 @@ func (c *Client) volumeOrders(b *api.OrderBatch) {
 	for _, i := range b.Images {
 		if i.State == api.ImageDeleting {
 			c.spawn(func() { c.removeImage(i) })
-		} else {
-			c.nameImage(i.SHA256, i.ID)
+		} else if have, err := c.cfg.Images.Stat(i.SHA256); err == nil && have.Spec == image.SpecOf(i) {
+			c.nameImage(i)
 		}
 	}
 	for _, v := range b.Volumes {
@@ -52,6 +53,10 @@ func (c *Client) volumeOrders(b *api.OrderBatch) {
 
 // startVolume begins work on a volume unless it goes on already; t is locked.
 func (c *Client) startVolume(t *volumeTask) {
+	if t.timer != nil { // it is tried now
+		t.timer.Stop()
+		t.timer = nil
+	}
 	if !t.running {
 		t.running = c.spawn(func() { c.volumeWork(t) })
 	}
@@ -78,9 +83,6 @@ func (c *Client) volumeWork(t *volumeTask) {
 		return
 	}
 	t.delay = min(max(2*t.delay, time.Second), time.Minute)
-	if t.timer != nil {
-		t.timer.Stop()
-	}
 	t.timer = time.AfterFunc(jitter(t.delay), func() {
 		t.mu.Lock()
 		defer t.mu.Unlock()
@@ -189,7 +191,7 @@ func (c *Client) stopVolumes() {
 }
 
 // removeImage removes this node's copy of an image that is being deleted, once
-// nothing here uses it any more.
+// nothing here uses it any more. Content that another image shares stays.
 func (c *Client) removeImage(i *api.Image) {
 	c.mu.Lock()
 	going := c.removing[i.ID]
@@ -204,7 +206,7 @@ func (c *Client) removeImage(i *api.Image) {
 		c.mu.Unlock()
 	}()
 	for {
-		err := c.cfg.Images.Remove(i.SHA256)
+		err := c.cfg.Images.Drop(i.SHA256, i.ID)
 		if err == nil {
 			break
 		}
@@ -213,26 +215,26 @@ func (c *Client) removeImage(i *api.Image) {
 			return
 		}
 	}
-	c.mu.Lock()
-	delete(c.images, i.SHA256)
-	c.mu.Unlock()
 	c.reports.image(api.ImageReport{ID: i.ID, Absent: true})
 }
 
-// nameImage remembers what the servers call the content with a checksum.
-func (c *Client) nameImage(sha string, id api.ID) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.images[sha] = id
+// nameImage remembers that an image has the content with a checksum, and tells
+// the servers when that makes this node one that holds it.
+func (c *Client) nameImage(i *api.Image) {
+	fresh, err := c.cfg.Images.Name(i.SHA256, i.ID)
+	switch {
+	case errors.Is(err, fs.ErrNotExist): // not held
+	case err != nil:
+		c.log.Warn("the name of an image was not kept", "image", i.Name, "error", err)
+	case fresh:
+		c.reports.image(api.ImageReport{ID: i.ID, Size: i.Size})
+	}
 }
 
 // resendImages reports what the cache holds, as far as its names are known.
 func (c *Client) resendImages() {
 	for _, info := range c.cfg.Images.List() {
-		c.mu.Lock()
-		id, ok := c.images[info.SHA256]
-		c.mu.Unlock()
-		if ok {
+		for _, id := range info.Names {
 			c.reports.image(api.ImageReport{ID: id, Size: info.Size})
 		}
 	}

@@ -7,8 +7,8 @@
 // collected, also not after a restart. Formats are recorded when an image comes
 // in and never read from its content again.
 //
-// What does not belong: which node should hold what; names of images; the
-// transport (a Source is given).
+// What does not belong: which node should hold what; the transport (a Source is
+// given).
 package image
 
 import (
@@ -55,6 +55,7 @@ func SpecOf(i *api.Image) Spec {
 type Info struct {
 	Spec
 	VirtualSize api.Bytes `json:"virtual_size"`
+	Names       []api.ID  `json:"names,omitempty"` // what the servers call this content: several images may share it
 	Path        string    `json:"-"`
 	Pins        int       `json:"-"` // how many owners hold it
 	LastUsed    time.Time `json:"-"`
@@ -336,6 +337,10 @@ func (c *Cache) Pinned(owner api.ID) []string {
 func (c *Cache) Remove(sha string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.remove(sha)
+}
+
+func (c *Cache) remove(sha string) error {
 	e, ok := c.images[sha]
 	if !ok {
 		return nil
