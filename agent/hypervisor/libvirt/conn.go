@@ -150,17 +150,42 @@ func (c *conn) leave() {
 
 // on runs one call on a connection.
 func on[T any](ctx context.Context, c *conn, f func(*golibvirt.Libvirt) (T, error)) (T, error) {
+	c.enter()
+	defer c.leave()
+	return wait(ctx, c, func() {}, f)
+}
+
+// onKept is on for a call that matters also when it was given up on: the
+// connection stays until the answer is there. over is called then, or when the
+// connection is gone, and before onKept returns what was answered.
+func onKept[T any](ctx context.Context, c *conn, over func(), f func(*golibvirt.Libvirt) (T, error)) (T, error) {
+	c.enter()
+	ended := sync.OnceFunc(func() { over(); c.leave() })
+	stop := make(chan struct{})
+	c.spawn(func() { // go-libvirt may miss the end of the connection
+		select {
+		case <-stop:
+		case <-c.sock.dead:
+			ended()
+		}
+	})
+	return wait(ctx, c, func() { ended(); close(stop) }, f)
+}
+
+// wait runs one call and waits for it; over is called when it has returned, or
+// was not begun.
+func wait[T any](ctx context.Context, c *conn, over func(), f func(*golibvirt.Libvirt) (T, error)) (T, error) {
 	type answer struct {
 		v   T
 		err error
 	}
-	c.enter()
-	defer c.leave()
 	done := make(chan answer, 1)
 	if !c.spawn(func() {
 		v, err := f(c.rpc)
+		over()
 		done <- answer{v, err}
 	}) {
+		over()
 		var none T
 		return none, fmt.Errorf("%w: the connection is closed", hypervisor.ErrUnknown)
 	}
@@ -257,11 +282,8 @@ func (l *link) shut() {
 // call runs one call on some connection of a link, within the context's deadline
 // or, if it has none, within limit.
 func call[T any](ctx context.Context, l *link, limit time.Duration, f func(*golibvirt.Libvirt) (T, error)) (T, error) {
-	if _, ok := ctx.Deadline(); !ok {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, limit)
-		defer cancel()
-	}
+	ctx, cancel := within(ctx, limit)
+	defer cancel()
 	c, err := l.get(ctx)
 	if err != nil {
 		var none T
@@ -273,4 +295,12 @@ func call[T any](ctx context.Context, l *link, limit time.Duration, f func(*goli
 // void wraps a call without a result.
 func void(f func(*golibvirt.Libvirt) error) func(*golibvirt.Libvirt) (struct{}, error) {
 	return func(l *golibvirt.Libvirt) (struct{}, error) { return struct{}{}, f(l) }
+}
+
+// within gives a context without a deadline one.
+func within(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, limit)
 }

@@ -73,6 +73,7 @@ type Driver struct {
 	mu       sync.Mutex
 	host     *host // learned, forgotten when libvirtd restarts
 	consoles map[api.ID]*console
+	due      map[api.ID]*conn // starts that were not answered yet
 }
 
 var (
@@ -83,7 +84,7 @@ var (
 // New makes the driver and keeps it connected in the background; libvirtd need
 // not be there yet.
 func New(cfg Config) *Driver {
-	d := &Driver{cfg: cfg.withDefaults(), consoles: map[api.ID]*console{}}
+	d := &Driver{cfg: cfg.withDefaults(), consoles: map[api.ID]*console{}, due: map[api.ID]*conn{}}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	d.queries = newLink(2, d.connect)
 	d.jobs = newLink(4, d.connect)
@@ -149,16 +150,7 @@ func (d *Driver) Start(ctx context.Context, m *hypervisor.Machine, paused bool) 
 	if paused {
 		flags |= golibvirt.DomainStartPaused
 	}
-	_, err = call(ctx, d.jobs, d.cfg.JobTimeout, func(l *golibvirt.Libvirt) (golibvirt.Domain, error) {
-		return l.DomainCreateXML(string(text), flags)
-	})
-	if err == nil || errors.Is(err, hypervisor.ErrUnknown) {
-		return err
-	}
-	if _, e := d.lookup(ctx, m.ID); e == nil { // somebody was faster
-		return hypervisor.ErrExists
-	}
-	return err
+	return d.create(ctx, m.ID, string(text), flags)
 }
 
 // handle names a domain for libvirt, which finds it by UUID.
@@ -169,9 +161,13 @@ func handle(id api.ID) golibvirt.Domain {
 // lookup returns libvirt's domain, ErrNotFound or ErrUnknown. A domain with the
 // UUID and another name is not NovaCron's.
 func (d *Driver) lookup(ctx context.Context, id api.ID) (golibvirt.Domain, error) {
+	due := d.isDue(id)
 	dom, err := call(ctx, d.queries, d.cfg.Timeout, func(l *golibvirt.Libvirt) (golibvirt.Domain, error) {
 		return l.DomainLookupByUUID(golibvirt.UUID(id))
 	})
+	if due && errors.Is(err, hypervisor.ErrNotFound) {
+		return dom, errDue
+	}
 	if err == nil && dom.Name != domainName(id) {
 		return dom, api.Errorf(api.CodeHypervisor, "the UUID belongs to domain %q, which is not NovaCron's", dom.Name)
 	}
@@ -365,6 +361,7 @@ func (d *Driver) Close() error {
 	}
 	d.queries.shut()
 	d.jobs.shut()
+	d.cutDue()
 	d.wg.Wait()
 	return nil
 }
