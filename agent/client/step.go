@@ -132,6 +132,10 @@ type machine struct {
 	prepared  bool
 	busy      op
 	wait      [numOps]backoff
+	// doubt: an agent before this one had begun a start, and the hypervisor may
+	// still come to it. since is when it was first seen absent, 0: not yet.
+	doubt bool
+	since api.Time
 }
 
 // step is the whole behaviour of a VM's runner, without any side effect: it
@@ -171,6 +175,7 @@ func newMachine(r record, journaled bool) machine {
 	m := machine{record: r}
 	if journaled {
 		m.dom.kind = domUnknown // until the first list
+		m.doubt = r.Phase == phaseStart
 	}
 	if m.State == "" {
 		m.State = api.StatePending
@@ -186,6 +191,10 @@ func (m *machine) observe(d dom, e env) {
 	case domUnseen, domUnknown:
 		m.dom = dom{kind: domUnknown}
 	case domAbsent:
+		if m.doubtful(e) {
+			m.dom = dom{kind: domUnknown}
+			return
+		}
 		was := m.Alive
 		m.dom = d
 		if was {
@@ -196,9 +205,23 @@ func (m *machine) observe(d dom, e env) {
 			m.ended(exit, e)
 		}
 	case domRunning, domPaused, domDead:
-		m.dom = d
+		m.dom, m.doubt = d, false
 		m.adopt(d, e)
 	}
+}
+
+// doubtful reports whether an absence is not to be believed yet: a start of the
+// agent before may still be under way, unless the machine was started anew.
+func (m *machine) doubtful(e env) bool {
+	switch {
+	case !m.doubt || m.BootID != e.boot:
+		m.doubt = false
+	case m.since == 0 || m.since > e.now:
+		m.since = e.now
+	default:
+		m.doubt = e.now-m.since < api.Time(doubtTime)
+	}
+	return m.doubt
 }
 
 // adopt takes a domain that is there as ours. What the journal knows of it wins
@@ -238,6 +261,7 @@ func (m *machine) finish(ev event, e env, out *output) {
 		return
 	}
 	if ev.op == opInspect {
+		m.wait[opInspect] = backoff{}
 		m.observe(ev.dom, e)
 		return
 	}
@@ -337,6 +361,7 @@ const (
 	pressAgain         = 10 * time.Second // between two ACPI requests
 	firstDelay         = time.Second      // after a failed op, doubled each time
 	maxDelay           = 30 * time.Second
+	doubtTime          = 10 * time.Second // between two looks that prove a start lost
 )
 
 // delay keeps an op from being tried again too soon.

@@ -11,6 +11,13 @@ func (m *machine) decide(e env, out *output) op {
 	if m.look || m.dom.kind == domUnseen {
 		return opInspect
 	}
+	if m.doubt && m.since != 0 && m.dom.kind == domUnknown {
+		if at := m.since + api.Time(doubtTime); e.now < at {
+			out.wakeAt(min(at, e.now+api.Time(doubtTime)))
+		} else if m.ready(opInspect, e, out) {
+			return opInspect
+		}
+	}
 	if e.hold || m.dom.kind == domUnknown {
 		return opNone
 	}

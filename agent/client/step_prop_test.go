@@ -28,6 +28,8 @@ type world struct {
 	exit    string
 	reboots uint64
 	resets  uint64
+	late    api.Time // when a start of a dead agent is executed, 0: none is due
+	lateAt  api.Epoch
 
 	// What the servers said.
 	index     api.Index
@@ -59,6 +61,9 @@ func (w *world) step(ev event) {
 func (w *world) check(out output) {
 	switch out.op {
 	case opStart:
+		if w.late != 0 {
+			w.t.Fatalf("start beside one that may still come")
+		}
 		if w.m.Epoch != w.granted || w.tomb >= w.granted || w.desired == api.PowerStopped {
 			w.t.Fatalf("start at epoch %d: granted %d, tombstone %d, desired %s", w.m.Epoch, w.granted, w.tomb, w.desired)
 		}
@@ -87,6 +92,9 @@ func (w *world) check(out output) {
 	}
 	if r := w.m.report(); r.State == api.StateAbsent && w.domain != domAbsent && w.epoch <= r.Epoch && w.m.busy == opNone {
 		w.t.Fatalf("reported absent at epoch %d, and it runs at %d", r.Epoch, w.epoch)
+	}
+	if out.attested != 0 && w.late != 0 && w.lateAt <= out.attested {
+		w.t.Fatalf("attested absent at epoch %d, and a start at %d may still come", out.attested, w.lateAt)
 	}
 	if out.attested != 0 && w.domain != domAbsent && w.epoch <= out.attested {
 		w.t.Fatalf("attested absent at epoch %d, and it runs at %d", out.attested, w.epoch)
@@ -152,6 +160,17 @@ func (w *world) perform(lost, failed bool) {
 		done = event{kind: evDone, op: o, res: resUnknown}
 	}
 	w.step(done)
+}
+
+// come lets time pass, in which a late start may come true.
+func (w *world) come(now api.Time) {
+	w.e.now = now
+	if w.late != 0 && now >= w.late {
+		if w.domain == domAbsent {
+			w.domain, w.epoch, w.exit = domRunning, w.lateAt, ""
+		}
+		w.late = 0
+	}
 }
 
 func (w *world) look() dom {
@@ -236,7 +255,11 @@ func (w *world) actions() map[string]func(*rapid.T) {
 		"list":    func(*rapid.T) { w.step(event{kind: evSeen, dom: w.look()}) },
 		"unknown": func(*rapid.T) { w.step(event{kind: evSeen, dom: dom{kind: domUnknown}}) },
 		"time": func(t *rapid.T) {
-			w.e.now += api.Time(rapid.Int64Range(0, int64(2*time.Minute)).Draw(t, "time"))
+			w.come(w.e.now + api.Time(rapid.Int64Range(0, int64(2*time.Minute)).Draw(t, "time")))
+			w.step(event{kind: evTick})
+		},
+		"a little time": func(t *rapid.T) {
+			w.come(w.e.now + api.Time(rapid.Int64Range(0, int64(6*time.Second)).Draw(t, "time")))
 			w.step(event{kind: evTick})
 		},
 		"guest ends": func(t *rapid.T) {
@@ -244,7 +267,10 @@ func (w *world) actions() map[string]func(*rapid.T) {
 			w.step(event{kind: evLook, hint: w.exit})
 		},
 		"agent crash": func(t *rapid.T) {
-			if w.m.busy != opNone && rapid.Bool().Draw(t, "took effect") {
+			if w.m.busy == opStart && w.domain == domAbsent && w.late == 0 && rapid.Bool().Draw(t, "takes effect later") {
+				w.late = w.e.now + api.Time(rapid.Int64Range(1, int64(9*time.Second)).Draw(t, "later"))
+				w.lateAt = w.begun.Epoch
+			} else if w.m.busy != opNone && rapid.Bool().Draw(t, "took effect") {
 				w2 := *w // the effect happens, the machine does not hear of it
 				w2.perform(true, false)
 				w.domain, w.epoch, w.exit, w.reboots, w.resets = w2.domain, w2.epoch, w2.exit, w2.reboots, w2.resets
@@ -255,7 +281,7 @@ func (w *world) actions() map[string]func(*rapid.T) {
 			w.step(event{kind: evSeen, dom: w.look()})
 		},
 		"host reboot": func(*rapid.T) {
-			w.domain, w.exit, w.e.hold = domAbsent, "", true
+			w.domain, w.exit, w.e.hold, w.late = domAbsent, "", true, 0
 			w.e.boot += "a"
 			w.m = newMachine(w.disk, w.written)
 			w.m.ID = api.ID{1}
@@ -307,12 +333,14 @@ func (w *world) drain() {
 		}
 		if w.m.dom.kind == domUnknown {
 			w.step(event{kind: evSeen, dom: w.look()})
-			continue
+			if w.m.busy != opNone || w.m.dom.kind != domUnknown {
+				continue
+			}
 		}
 		if w.wake == 0 {
 			break
 		}
-		w.e.now = w.wake
+		w.come(w.wake)
 		w.step(event{kind: evTick})
 	}
 }
