@@ -174,6 +174,11 @@ func (h *Host) makeBridge(ctx context.Context, p *Plan) error {
 			return err
 		}
 	}
+	// The firewall is IPv4's: the host speaks nothing else here.
+	off := filepath.Join("/proc/sys/net/ipv6/conf", p.Bridge, "disable_ipv6")
+	if err := os.WriteFile(off, []byte("1"), 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("bridge %s without IPv6: %w", p.Bridge, err)
+	}
 	if err := h.run(ctx, "ip", "address", "replace", p.Gateway.String(), "dev", p.Bridge); err != nil {
 		return err
 	}
@@ -183,13 +188,16 @@ func (h *Host) makeBridge(ctx context.Context, p *Plan) error {
 // chains are the firewall of a network: the built-in chain that each is called
 // from, and its rules.
 func chains(p *Plan) []chain {
-	in, subnet := p.Bridge, p.Subnet.String()
+	in, subnet, gw := p.Bridge, p.Subnet.String(), p.Gateway.Addr().String()
 	c := []chain{
 		{"filter", "FORWARD", p.Bridge + "-fwd", nil},
-		{"filter", "INPUT", p.Bridge + "-in", []string{
+		{"filter", "INPUT", p.Bridge + "-in", []string{ // of the host, guests get addresses, names and an echo
 			"-i " + in + " -p udp --dport 67 -j ACCEPT",
-			"-i " + in + " -p udp --dport 53 -j ACCEPT",
-			"-i " + in + " -p tcp --dport 53 -j ACCEPT",
+			"-i " + in + " -d " + gw + " -p udp --dport 53 -j ACCEPT",
+			"-i " + in + " -d " + gw + " -p tcp --dport 53 -j ACCEPT",
+			"-i " + in + " -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+			"-i " + in + " -p icmp --icmp-type echo-request -j ACCEPT",
+			"-i " + in + " -j DROP",
 		}},
 		{"nat", "POSTROUTING", p.Bridge + "-nat", nil},
 	}
@@ -203,7 +211,6 @@ func chains(p *Plan) []chain {
 		return c
 	}
 	c[0].rules = []string{"-i " + in + " -o " + in + " -j ACCEPT", "-i " + in + " -j DROP", "-o " + in + " -j DROP"}
-	c[1].rules = append(c[1].rules, "-i "+in+" -p icmp -j ACCEPT", "-i "+in+" -j DROP")
 	return c
 }
 

@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -92,13 +93,46 @@ func TestRealNetwork(t *testing.T) {
 	sh(t, "ip", "link", "add", "tap0", "type", "veth", "peer", "name", "eth0", "netns", fmt.Sprint(guest.Process.Pid))
 	sh(t, "ip", "link", "set", "tap0", "master", br, "up")
 	sh(t, append(inside, "ip", "link", "set", "eth0", "address", mac, "up")...)
-	out := sh(t, append(inside, "busybox", "udhcpc", "-n", "-q", "-f", "-i", "eth0", "-t", "10", "-T", "1", "-s", "/bin/true")...)
+	out := sh(t, append(inside, "busybox", "udhcpc", "-n", "-q", "-f", "-i", "eth0", "-t", "60", "-T", "1", "-s", "/bin/true")...)
 	must.StrContains(t, out, "lease of 10.77.0.")
 	addrs, err := h.Addresses(ctx, n, strings.ToUpper(mac))
 	must.NoError(t, err)
 	must.Eq(t, 1, len(addrs))
 	must.True(t, net.ParseIP(addrs[0]) != nil)
 	must.Eq(t, api.CodeInUse, api.CodeOf(h.Remove(ctx, n)))
+
+	// Of the host it reaches DHCP, DNS and an echo, and nothing by IPv6.
+	if b, err := os.ReadFile("/proc/sys/net/ipv6/conf/" + br + "/disable_ipv6"); err == nil {
+		must.Eq(t, "1\n", string(b))
+	}
+	must.Eq(t, "", sh(t, "ip", "-6", "address", "show", "dev", br))
+	sh(t, append(inside, "ip", "address", "add", addrs[0]+"/24", "dev", "eth0")...)
+	sh(t, append(inside, "busybox", "ping", "-c", "1", "-W", "30", "10.77.0.1")...)
+	ask := append(inside, "busybox", "nslookup", "-type=a", "localhost", "10.77.0.1")
+	said, _ := exec.Command(ask[0], ask[1:]...).CombinedOutput() // whatever it answers, it is heard
+	must.StrNotContains(t, string(said), "timed out")
+	must.StrNotContains(t, string(said), "no servers could be reached")
+	ln, err := net.Listen("tcp", "10.77.0.1:0")
+	must.NoError(t, err)
+	var greeter sync.WaitGroup
+	defer greeter.Wait()
+	defer ln.Close()
+	greeter.Go(func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			_ = c.Close()
+		}
+	})
+	_, port, err := net.SplitHostPort(ln.Addr().String())
+	must.NoError(t, err)
+	reach := append(inside, "busybox", "nc", "-w", "2", "10.77.0.1", port)
+	must.Error(t, exec.Command(reach[0], reach[1:]...).Run(), must.Sprint("a service of the host"))
+	sh(t, "iptables", "-I", br+"-in", "-p", "tcp", "-j", "ACCEPT")
+	sh(t, reach...) // it is the firewall that keeps it out
+	sh(t, "iptables", "-D", br+"-in", "-p", "tcp", "-j", "ACCEPT")
 	sh(t, "ip", "link", "del", "tap0")
 
 	// What is missing is repaired; what changed is changed.
