@@ -49,6 +49,7 @@ type Client struct {
 	reregister chan struct{}
 	refresh    chan struct{}
 	reopen     chan struct{}
+	networks   networkState
 	health     healthState
 }
 
@@ -66,7 +67,8 @@ func New(cfg Config) (*Client, error) {
 		cfg: cfg, log: cfg.Logger.With("node", cfg.Node.Name), journal: j, session: api.NewID(), meta: m,
 		starts: make(limit, cfg.Starts), fetches: make(limit, cfg.Fetches), calls: make(limit, cfg.Calls),
 		lists: make(chan struct{}, 1), reregister: make(chan struct{}, 1), refresh: make(chan struct{}, 1), reopen: make(chan struct{}, 1),
-		vms: map[api.ID]*vm{}, orphans: map[api.ID]hypervisor.Domain{}, volumes: map[api.ID]*volumeTask{},
+		networks: networkState{used: map[string]int{}, look: make(chan struct{}, 1)},
+		vms:      map[api.ID]*vm{}, orphans: map[api.ID]hypervisor.Domain{}, volumes: map[api.ID]*volumeTask{},
 		removing: map[api.ID]bool{}, foreign: map[string]error{}, bad: map[api.ID]bool{},
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
@@ -104,6 +106,7 @@ func (c *Client) Run(ctx context.Context) error {
 		c.settle()
 		c.spawn(c.keepRegistered)
 		c.spawn(c.readAddresses)
+		c.spawn(c.keepNetworks)
 	} else {
 		c.cancel()
 	}
@@ -267,5 +270,6 @@ func (c *Client) forget(id api.ID, epoch api.Epoch) {
 		c.mu.Lock()
 		delete(c.vms, id)
 		c.mu.Unlock()
+		poke(c.networks.look)
 	}
 }

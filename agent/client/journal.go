@@ -14,6 +14,7 @@ import (
 	"github.com/tinylib/msgp/msgp"
 	"go.etcd.io/bbolt"
 
+	"github.com/novacron/novacron/agent/network"
 	"github.com/novacron/novacron/api"
 )
 
@@ -249,6 +250,23 @@ func (j *journal) order(id api.ID) (o *api.Order, err error) {
 		return unseal(v, o) // msgp copies: nothing points into the map
 	})
 	return o, err
+}
+
+// bridges names the bridges of the NAT networks that orders use.
+func (j *journal) bridges() (out []string, err error) {
+	err = j.db.View(func(tx *bbolt.Tx) error {
+		return tx.Bucket(bucketOrders).ForEach(func(_, v []byte) error {
+			var o api.Order
+			if err := unseal(v, &o); err != nil {
+				return err
+			}
+			for _, n := range o.Networks {
+				out = append(out, network.BridgeName(n.Name))
+			}
+			return nil
+		})
+	})
+	return out, err
 }
 
 // holds reports whether this very order is in the journal.

@@ -141,6 +141,9 @@ func (c *Client) apply(b *api.OrderBatch, first bool) error {
 		c.broadcast(event{kind: evTick})
 	}
 	c.volumeOrders(b)
+	if held || b.Full {
+		poke(c.networks.look)
+	}
 	return nil
 }
 

@@ -71,10 +71,11 @@ func (c *Client) prepareNICs(o *api.Order, m *hypervisor.Machine) error {
 		if n == nil {
 			return api.Errorf(api.CodeNetwork, "the order does not say what network %q is", nic.Network)
 		}
-		bridge, err := c.cfg.Networks.Ensure(c.ctx, n)
+		bridge, release, err := c.ensureNetwork(c.ctx, n)
 		if err != nil {
 			return err
 		}
+		release() // the order in the journal keeps it
 		mac := nic.MAC
 		if mac == "" {
 			mac = network.MAC(o.VMID, i)

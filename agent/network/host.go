@@ -253,18 +253,52 @@ func (h *Host) Remove(ctx context.Context, n *api.Network) error {
 	if n.Type != TypeNAT {
 		return nil
 	}
-	p := Plan{Bridge: BridgeName(n.Name)}
-	have, ok, err := h.bridge(ctx, p.Bridge)
+	have, ok, err := h.bridge(ctx, BridgeName(n.Name))
 	if err != nil || ok && have.Alias != mark {
 		return err
 	}
-	if ok {
-		ports, err := h.links(ctx, "master", p.Bridge)
+	if err := h.remove(ctx, BridgeName(n.Name), ok); err != nil {
+		return fmt.Errorf("network %q: %w", n.Name, err)
+	}
+	return nil
+}
+
+// Prune removes the networks of this agent that are not to be kept: those whose
+// DHCP server has its files in the agent's folder.
+func (h *Host) Prune(ctx context.Context, keep []string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	all, err := h.links(ctx, "type", "bridge")
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, l := range all {
+		if l.Alias != mark || slices.Contains(keep, l.Name) {
+			continue
+		}
+		if _, err := os.Stat(h.file(l.Name, "pid")); err != nil {
+			continue // another agent's
+		}
+		err := h.remove(ctx, l.Name, true)
+		if err == nil {
+			h.cfg.Logger.Info("removed a network that nothing uses", "bridge", l.Name)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// remove takes away the bridge, if it is there, and what is named after it.
+func (h *Host) remove(ctx context.Context, bridge string, there bool) error {
+	p := Plan{Bridge: bridge}
+	if there {
+		ports, err := h.links(ctx, "master", bridge)
 		if err != nil {
 			return err
 		}
 		if len(ports) > 0 {
-			return api.Errorf(api.CodeInUse, "network %q has %d interfaces attached", n.Name, len(ports))
+			return api.Errorf(api.CodeInUse, "bridge %s has %d interfaces attached", bridge, len(ports))
 		}
 	}
 	if err := h.unserve(ctx, p.Bridge); err != nil {
@@ -279,7 +313,7 @@ func (h *Host) Remove(ctx context.Context, n *api.Network) error {
 			return api.Errorf(api.CodeNetwork, "firewall chain %s cannot be removed", c.name)
 		}
 	}
-	if ok {
+	if there {
 		return h.run(ctx, "ip", "link", "del", "dev", p.Bridge)
 	}
 	return nil

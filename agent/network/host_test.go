@@ -100,6 +100,8 @@ func TestRealNetwork(t *testing.T) {
 	must.Eq(t, 1, len(addrs))
 	must.True(t, net.ParseIP(addrs[0]) != nil)
 	must.Eq(t, api.CodeInUse, api.CodeOf(h.Remove(ctx, n)))
+	must.Eq(t, api.CodeInUse, api.CodeOf(h.Prune(ctx, nil)), must.Sprint("with a guest attached it is never removed"))
+	sh(t, "ip", "link", "show", br)
 
 	// Of the host it reaches DHCP, DNS and an echo, and nothing by IPv6.
 	if b, err := os.ReadFile("/proc/sys/net/ipv6/conf/" + br + "/disable_ipv6"); err == nil {
@@ -148,6 +150,13 @@ func TestRealNetwork(t *testing.T) {
 	must.NoError(t, err)
 	must.NotEq(t, string(pid), string(changed))
 
+	must.NoError(t, host(t, t.TempDir()).Prune(ctx, nil), must.Sprint("what another agent made is left alone"))
+	must.NoError(t, h.Prune(ctx, []string{br}))
+	sh(t, "ip", "link", "show", br)
+	must.NoError(t, h.Prune(ctx, nil))
+	must.StrNotContains(t, rules(), "nova-")
+	_, err = h.Ensure(ctx, n)
+	must.NoError(t, err)
 	must.NoError(t, h.Remove(ctx, n))
 	must.NoError(t, h.Remove(ctx, n), must.Sprint("twice is no error"))
 	must.StrNotContains(t, rules(), "nova-")

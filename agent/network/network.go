@@ -33,6 +33,10 @@ type Manager interface {
 	Ensure(ctx context.Context, n *api.Network) (bridge string, err error)
 	// Remove takes away what Ensure made; a bridge of the host is left alone.
 	Remove(ctx context.Context, n *api.Network) error
+	// Prune removes what Ensure has made in the past, except the bridges that are
+	// to be kept and those that something is attached to. Those that it could not
+	// remove are named in the error.
+	Prune(ctx context.Context, keep []string) error
 	// Bridges returns the bridges of the host, sorted, for Node.Networks.
 	Bridges(ctx context.Context) ([]string, error)
 	// Addresses returns the addresses that DHCP gave to a MAC; none is no error.

@@ -74,6 +74,21 @@ func (s *Sim) Remove(ctx context.Context, n *api.Network) error {
 	return nil
 }
 
+// Prune removes networks that are not to be kept.
+func (s *Sim) Prune(ctx context.Context, keep []string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.fails(ctx); err != nil {
+		return err
+	}
+	for b, made := range s.bridges {
+		if made && !slices.Contains(keep, b) {
+			delete(s.bridges, b)
+		}
+	}
+	return nil
+}
+
 // Bridges lists the bridges.
 func (s *Sim) Bridges(ctx context.Context) ([]string, error) {
 	s.mu.Lock()
