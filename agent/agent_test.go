@@ -253,7 +253,7 @@ func TestAClientJoinsWithATokenAndServesTheAPI(t *testing.T) {
 	c.Ports = &Ports{HTTP: freePort(t), RPC: freePort(t), Serf: freePort(t)}
 	c.Client.Enabled, c.Client.Hypervisor.Kind = true, "sim"
 	c.Client.Labels = map[string]string{"rack": "r1"}
-	c.Client.Pools = []Pool{{Name: "default", Type: "sim", Capacity: "10GiB"}, {Name: "all", Type: "sim", Shared: true}, {Name: "disk", Type: "dir", Path: filepath.Join(t.TempDir(), "pool")}}
+	c.Client.Pools = []Pool{{Name: "default", Type: "sim", Capacity: "10GiB"}, {Name: "all", Type: "sim", Shared: true}, {Name: "disk", Type: "dir", Path: filepath.Join(t.TempDir(), "pool"), Capacity: "1MiB"}}
 	c.Join.Addresses, c.Join.TokenFile = []string{"127.0.0.1:" + strconv.Itoa(sc.Ports.RPC)}, file
 	must.NoError(t, c.Validate())
 	a := start(t, c, Options{})
@@ -269,6 +269,7 @@ func TestAClientJoinsWithATokenAndServesTheAPI(t *testing.T) {
 	must.NoError(t, err)
 	must.Eq(t, api.Pairs{{K: "rack", V: "r1"}}, n.Node.Labels)
 	must.Len(t, 3, n.Node.Pools)
+	must.Eq(t, api.MiB, n.Node.Pools[2].Capacity, must.Sprint("of the dir pool, as configured"))
 
 	// The client passes requests on with the caller's own token, over its own TLS.
 	ca, err := os.ReadFile(filepath.Join(c.DataDir, "tls", "ca.pem"))

@@ -226,7 +226,8 @@ func (a *Agent) openPools(m *clientMode) (map[string]storage.Pool, error) {
 			}
 			continue
 		}
-		d, err := dir.Open(dir.Config{Name: p.Name, Path: p.Path, Shared: p.Shared, UID: uid, GID: gid})
+		limit, _ := api.ParseBytes(p.Capacity) // Validate has read it
+		d, err := dir.Open(dir.Config{Name: p.Name, Path: p.Path, Shared: p.Shared, Limit: limit, UID: uid, GID: gid})
 		if err != nil {
 			return nil, err
 		}

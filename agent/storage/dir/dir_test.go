@@ -254,6 +254,31 @@ func TestTheSameFolderIsTheSamePool(t *testing.T) {
 	must.Eq(t, "dir", info.Type)
 }
 
+func TestLimit(t *testing.T) {
+	p := open(t, dir.Config{Limit: 4 * api.MiB})
+	info := func() api.NodePool {
+		i, err := p.Info(t.Context())
+		must.NoError(t, err)
+		must.Eq(t, 4*api.MiB, i.Capacity)
+		return i
+	}
+	must.LessEq(t, 4*api.MiB, info().Free)
+	must.Greater(t, 3*api.MiB, info().Free)
+	write := func(size api.Bytes) {
+		h, err := p.Create(t.Context(), volume("raw", size), nil)
+		must.NoError(t, err)
+		must.NoError(t, os.WriteFile(h.Path, bytes.Repeat([]byte{1}, int(size)), 0o600))
+	}
+	write(2 * api.MiB)
+	must.LessEq(t, 2*api.MiB, info().Free)
+	must.Greater(t, api.MiB, info().Free)
+	write(3 * api.MiB)
+	must.Eq(t, 0, info().Free)
+	all, err := open(t, dir.Config{Limit: 1 << 60}).Info(t.Context())
+	must.NoError(t, err)
+	must.Less(t, api.Bytes(1)<<60, all.Capacity, must.Sprint("no more than there is"))
+}
+
 func TestOwner(t *testing.T) {
 	p, err := dir.Open(dir.Config{Path: t.TempDir(), UID: os.Getuid() + 4321, GID: 8765})
 	must.NoError(t, err)

@@ -39,6 +39,8 @@ type Config struct {
 	// Shared: other nodes have the same folder. Volumes then depend on no file
 	// outside of it.
 	Shared bool
+	// Limit is how much of the file system the volumes may take; 0: all of it.
+	Limit api.Bytes
 	// UID and GID own the volumes, so that QEMU can open them when it does not
 	// run as root. Negative: as they come.
 	UID, GID int
@@ -167,7 +169,45 @@ func (p *Pool) Info(ctx context.Context) (api.NodePool, error) {
 	}
 	info.Capacity = api.Bytes(st.Blocks) * api.Bytes(st.Bsize)
 	info.Free = api.Bytes(st.Bavail) * api.Bytes(st.Bsize)
+	if p.cfg.Limit <= 0 {
+		return info, nil
+	}
+	taken, err := p.taken()
+	if err != nil {
+		info.Error = err.Error()
+		return info, err
+	}
+	info.Capacity = min(info.Capacity, p.cfg.Limit)
+	info.Free = min(info.Free, max(p.cfg.Limit-taken, 0))
 	return info, nil
+}
+
+// taken is the space that the pool's files really have, also of volumes that are
+// being made.
+func (p *Pool) taken() (n api.Bytes, err error) {
+	list, err := fs.ReadDir(p.root.FS(), ".")
+	if err != nil {
+		return 0, err
+	}
+	for _, f := range list {
+		st, err := f.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return 0, err
+		}
+		n += blocks(st)
+	}
+	return n, nil
+}
+
+// blocks is the space that a file takes.
+func blocks(st fs.FileInfo) api.Bytes {
+	if sys, ok := st.Sys().(*syscall.Stat_t); ok {
+		return api.Bytes(sys.Blocks) * 512
+	}
+	return api.Bytes(st.Size())
 }
 
 // lock keeps calls for one volume apart.
@@ -256,11 +296,7 @@ func (p *Pool) Used(ctx context.Context, v *api.Volume) (api.Bytes, error) {
 	if err != nil {
 		return 0, err
 	}
-	sys, ok := st.Sys().(*syscall.Stat_t)
-	if !ok {
-		return api.Bytes(st.Size()), nil
-	}
-	return api.Bytes(sys.Blocks) * 512, nil
+	return blocks(st), nil
 }
 
 // List returns the volumes, in order.
