@@ -80,7 +80,13 @@ func (p *Pool) create(ctx context.Context, v *api.Volume, src *storage.Source) e
 	if err := p.write(rec, b); err != nil {
 		return err
 	}
-	return errors.Join(p.root.Rename(rec, recordName(v.ID)), p.root.Link(name, fileName(v)), p.sync("."))
+	if err := p.root.Rename(rec, recordName(v.ID)); err != nil {
+		return errors.Join(err, p.root.Remove(rec))
+	}
+	if err := p.root.Link(name, fileName(v)); err != nil { // the record alone is nothing
+		return err
+	}
+	return p.sync(".")
 }
 
 // fill makes the content under a temporary name.

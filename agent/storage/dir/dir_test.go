@@ -254,6 +254,21 @@ func TestTheSameFolderIsTheSamePool(t *testing.T) {
 	must.Eq(t, "dir", info.Type)
 }
 
+// Without its record a volume is not made.
+func TestNoVolumeWithoutItsRecord(t *testing.T) {
+	path := t.TempDir()
+	p := open(t, dir.Config{Path: path})
+	v := volume("raw", api.MiB)
+	must.NoError(t, os.MkdirAll(filepath.Join(path, v.ID.String()+".json", "x"), 0o755))
+	_, err := p.Create(t.Context(), v, nil)
+	must.Error(t, err)
+	_, err = p.Open(t.Context(), v)
+	must.ErrorIs(t, err, fs.ErrNotExist)
+	left, err := os.ReadDir(path)
+	must.NoError(t, err)
+	must.Len(t, 2, left, must.Sprint("the marker and what was in the way"))
+}
+
 func TestLimit(t *testing.T) {
 	p := open(t, dir.Config{Limit: 4 * api.MiB})
 	info := func() api.NodePool {
