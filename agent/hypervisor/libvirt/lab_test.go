@@ -118,7 +118,7 @@ func (l *lab) enter(t *testing.T, args ...string) *exec.Cmd {
 func (l *lab) start(t *testing.T) {
 	t.Helper()
 	l.libvirtd = l.enter(t, "libvirtd")
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()

@@ -118,6 +118,7 @@ func TestUnprivilegedQEMU(t *testing.T) {
 // soon as it answers.
 func hanging(t *testing.T, l *lab) {
 	d := l.driver(t, func(c *libvirt.Config) { c.KeepAlive, c.Timeout = 200*time.Millisecond, 2*time.Second })
+	patient := l.driver(t, nil)
 	events, err := d.Events(t.Context())
 	must.NoError(t, err)
 	await := func(kind hypervisor.EventKind) {
@@ -130,9 +131,7 @@ func hanging(t *testing.T, l *lab) {
 	}
 	await(hypervisor.EventReconnect)
 	m := named(l.machine(t))
-	long, done := context.WithTimeout(t.Context(), time.Minute)
-	defer done()
-	must.NoError(t, d.Start(long, m, true))
+	must.NoError(t, patient.Start(t.Context(), m, true))
 	pid := l.libvirtd.Process.Pid
 	must.NoError(t, syscall.Kill(pid, syscall.SIGSTOP))
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
@@ -141,14 +140,16 @@ func hanging(t *testing.T, l *lab) {
 	_, err = d.List(ctx)
 	must.ErrorIs(t, err, hypervisor.ErrUnknown)
 	must.ErrorIs(t, err, context.DeadlineExceeded)
-	must.Less(t, 2*time.Second, time.Since(began))
+	must.Less(t, 20*time.Second, time.Since(began))
 	must.ErrorIs(t, d.Attest(t.Context(), api.NewID()), hypervisor.ErrUnknown, must.Sprint("the driver's own deadline"))
 	must.NoError(t, syscall.Kill(pid, syscall.SIGCONT))
 	await(hypervisor.EventReconnect) // the ping noticed
-	list, err := d.List(t.Context())
+	long, done := context.WithTimeout(t.Context(), time.Minute)
+	defer done()
+	list, err := d.List(long)
 	must.NoError(t, err)
 	must.SliceLen(t, 1, list)
-	must.NoError(t, d.Destroy(t.Context(), m.ID))
+	must.NoError(t, patient.Destroy(t.Context(), m.ID))
 }
 
 func foreign(t *testing.T, l *lab) {
