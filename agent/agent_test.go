@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -42,13 +43,31 @@ func (l *logBuffer) String() string {
 	return l.b.String()
 }
 
-// freePort finds a port that nobody listens on.
+var given sync.Map // ports that freePort has returned
+
+// freePort finds a port that nobody listens on, below those that the system
+// gives to whoever connects somewhere, and each only once.
 func freePort(t *testing.T) int {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	must.NoError(t, err)
-	defer ln.Close()
-	return ln.Addr().(*net.TCPAddr).Port
+	for range 1000 {
+		port := 20000 + rand.IntN(12000)
+		if _, taken := given.LoadOrStore(port, true); taken {
+			continue
+		}
+		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
+		ln, err := net.Listen("tcp", addr)
+		if err != nil {
+			continue
+		}
+		pc, err := net.ListenPacket("udp", addr)
+		must.NoError(t, ln.Close())
+		if err == nil {
+			must.NoError(t, pc.Close())
+			return port
+		}
+	}
+	t.Fatal("no port is free")
+	return 0
 }
 
 // devConfig is -dev on the simulated hypervisor and a free port.
@@ -75,7 +94,7 @@ func start(t *testing.T, c *Config, o Options) *Agent {
 	a, err := New(t.Context(), c, o)
 	must.NoError(t, err)
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second)
 		defer cancel()
 		must.NoError(t, a.Close(ctx))
 	})
@@ -94,7 +113,7 @@ func sdk(t *testing.T, cfg api.ClientConfig) *api.Client {
 // eventually waits until f is content.
 func eventually(t *testing.T, what string, f func() error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
 	defer cancel()
 	for {
 		err := f()
