@@ -216,15 +216,11 @@ func (a *Agent) stop(ctx context.Context) error {
 	if a.cfg.LeaveOnTerminate {
 		a.leave(ctx)
 	}
-	var made []api.ID
-	if a.dev != nil {
-		made = a.madeVMs()
-	}
 	if a.client != nil {
 		errs = append(errs, a.client.stop())
 	}
 	if a.dev != nil && a.client != nil {
-		errs = append(errs, a.cleanVMs(ctx, made))
+		errs = append(errs, a.cleanVMs(ctx, a.madeVMs()))
 	}
 	if a.client != nil {
 		errs = append(errs, a.client.release())

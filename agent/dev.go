@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -114,16 +115,22 @@ func (a *Agent) finishDev(ctx context.Context) error {
 	return nil
 }
 
-// madeVMs lists the VMs of this agent's own cluster: none but -dev made them.
+// madeVMs lists the VMs of this agent's own cluster, since none but -dev made
+// them: those that are there, those that are to go, and those that only the
+// journal of the client half knows.
 func (a *Agent) madeVMs() []api.ID {
-	if a.server == nil {
-		return nil
+	out := a.client.Known()
+	if a.server != nil {
+		st := a.server.FSM().State()
+		for v := range st.VMs() {
+			out = append(out, v.ID)
+		}
+		for t := range st.Tombstones() {
+			out = append(out, t.VMID)
+		}
 	}
-	var out []api.ID
-	for v := range a.server.FSM().State().VMs() {
-		out = append(out, v.ID)
-	}
-	return out
+	slices.SortFunc(out, func(x, y api.ID) int { return bytes.Compare(x[:], y[:]) })
+	return slices.Compact(out)
 }
 
 // cleanVMs ends the domains of these VMs and takes away the networks. The driver

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -241,6 +243,14 @@ func (c *Client) all() []*vm {
 		out = append(out, v)
 	}
 	return out
+}
+
+// Known lists the VMs that the servers or the journal have given to this node,
+// also those that are to go.
+func (c *Client) Known() []api.ID {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Collect(maps.Keys(c.vms))
 }
 
 // broadcast gives an event to every VM.
