@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	golibvirt "github.com/digitalocean/go-libvirt"
@@ -230,53 +231,76 @@ func classify(err error) error {
 // link is a set of connections for one purpose, made when they are needed and
 // used in turn.
 type link struct {
-	open func(context.Context) (*conn, error)
+	open  func(context.Context) (*conn, error)
+	slots []slot
+	next  atomic.Uint32
+	ctx   context.Context // ends with shut
+	end   context.CancelFunc
+}
 
-	mu     sync.Mutex
-	slots  []*conn
-	next   int
-	closed bool
+// slot is one connection. Who has put a token into busy may change it, so that
+// many callers at once do not make a connection each.
+type slot struct {
+	busy chan struct{}
+	conn *conn
 }
 
 func newLink(size int, open func(context.Context) (*conn, error)) *link {
-	return &link{open: open, slots: make([]*conn, size)}
+	l := &link{open: open, slots: make([]slot, size)}
+	l.ctx, l.end = context.WithCancel(context.Background())
+	for i := range l.slots {
+		l.slots[i].busy = make(chan struct{}, 1)
+	}
+	return l
 }
 
-// get returns a live connection. It holds the lock while it connects, so that
-// many callers at once do not make a connection each.
+// get returns a live connection. Nobody waits longer than their context, also
+// when another one connects.
 func (l *link) get(ctx context.Context) (*conn, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.closed {
+	s := &l.slots[l.next.Add(1)%uint32(len(l.slots))]
+	select {
+	case s.busy <- struct{}{}:
+		defer func() { <-s.busy }()
+	case <-l.ctx.Done():
+	case <-ctx.Done():
+	}
+	if l.ctx.Err() != nil {
 		return nil, errClosed
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("%w: %w", hypervisor.ErrUnknown, err)
 	}
-	i := l.next
-	l.next = (l.next + 1) % len(l.slots)
-	if c := l.slots[i]; c != nil && c.alive() {
-		return c, nil
+	if s.conn != nil && s.conn.alive() {
+		return s.conn, nil
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stop := context.AfterFunc(l.ctx, cancel)
+	defer stop()
 	c, err := l.open(ctx)
 	if err != nil {
 		return nil, err
 	}
-	l.slots[i] = c
+	s.conn = c
 	return c, nil
 }
 
-// shut closes all connections for good.
+// shut closes all connections for good; attempts to make one end.
 func (l *link) shut() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.closed = true
-	for i, c := range l.slots {
-		if c != nil {
-			c.bye()
-			l.slots[i] = nil
-		}
+	l.end()
+	var wg sync.WaitGroup
+	for i := range l.slots {
+		wg.Go(func() {
+			s := &l.slots[i]
+			s.busy <- struct{}{}
+			defer func() { <-s.busy }()
+			if s.conn != nil {
+				s.conn.bye()
+				s.conn = nil
+			}
+		})
 	}
+	wg.Wait()
 }
 
 // call runs one call on some connection of a link, within the context's deadline

@@ -99,3 +99,38 @@ func TestARefusedStartIsLookedAt(t *testing.T) {
 	f.mu.Unlock()
 	must.ErrorIs(t, d.create(t.Context(), id, "<domain/>", 0), hypervisor.ErrUnknown)
 }
+
+// While one caller connects to a libvirtd that never answers, the others wait no
+// longer than they want to, and the driver can be closed.
+func TestConnectingHoldsNobody(t *testing.T) {
+	f := newDaemon(t)
+	f.hold(procAuthList)
+	d := New(Config{Socket: f.socket, Timeout: time.Hour, JobTimeout: time.Hour, KeepAlive: time.Hour})
+	id := api.NewID()
+	errs := make(chan error, 2)
+	for range cap(errs) { // one for each connection
+		go func() { errs <- d.Attest(context.Background(), id) }()
+	}
+	for range cap(errs) + 1 { // and that of the events
+		must.Eq(t, procAuthList, <-f.came)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	done := make(chan error, 8)
+	for range cap(done) {
+		go func() { _, err := d.Get(ctx, id); done <- err }()
+	}
+	for range cap(done) {
+		select {
+		case err := <-done:
+			must.ErrorIs(t, err, hypervisor.ErrUnknown)
+			must.ErrorIs(t, err, context.DeadlineExceeded)
+		case err := <-errs:
+			t.Fatalf("who has time does not give up: %v", err)
+		}
+	}
+	must.NoError(t, d.Close())
+	for range cap(errs) {
+		must.ErrorIs(t, <-errs, hypervisor.ErrUnknown)
+	}
+}
