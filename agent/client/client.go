@@ -52,6 +52,7 @@ type Client struct {
 	refresh    chan struct{}
 	reopen     chan struct{}
 	networks   networkState
+	driver     driverState
 	health     healthState
 }
 
@@ -101,10 +102,14 @@ func (c *Client) Run(ctx context.Context) error {
 		c.spawn(c.reports.run)
 		listed := make(chan struct{})
 		c.spawn(func() { c.watch(listed) })
-		select { // register with what is here
+		first := time.NewTimer(firstAnswer)
+		select { // register with what is here, if the hypervisor tells
 		case <-listed:
+		case <-first.C:
+			c.log.Warn("the hypervisor does not answer: what runs here is unknown")
 		case <-c.ctx.Done():
 		}
+		first.Stop()
 		c.settle()
 		c.spawn(c.keepRegistered)
 		c.spawn(c.readAddresses)

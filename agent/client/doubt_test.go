@@ -54,3 +54,49 @@ func TestListThatIsOlderThanWhatWasDone(t *testing.T) {
 		must.Eq(t, n, len(b.srv.reports))
 	})
 }
+
+// A hypervisor that takes a call and never answers does not keep the node from
+// registering.
+func TestAHypervisorThatHangsAtTheStart(t *testing.T) {
+	inBed(t, sim.Options{}, func(t *testing.T, b *bed) {
+		b.start()
+		b.srv.order(vm1)
+		pid := b.pid(vm1)
+		b.stop()
+		answer := b.host.Inject(sim.Fault{Hang: true})
+		b.start()
+		b.sleep(2*firstAnswer + time.Second)
+		must.SliceLen(t, 2, b.srv.registers)
+		last := b.srv.registers[1]
+		must.False(t, last.Node.Drivers[0].Healthy)
+		must.StrContains(t, last.Node.Drivers[0].Error, "unknown")
+		must.Eq(t, "sim", last.Node.Drivers[0].Name)
+		must.Eq(t, api.StateUnknown, last.Found[0].State)
+		must.SliceNotEmpty(t, b.srv.beats)
+		answer()
+		b.sleep(2 * time.Minute) // the calls that hang have their time
+		b.expect(vm1, api.StateRunning)
+		must.Eq(t, pid, b.pid(vm1))
+		must.True(t, b.srv.registers[len(b.srv.registers)-1].Node.Drivers[0].Healthy)
+	})
+}
+
+// One that is only slow is told as soon as it has answered.
+func TestAHypervisorThatLearnsSlowly(t *testing.T) {
+	inBed(t, sim.Options{}, func(t *testing.T, b *bed) {
+		b.change = func(c *Config) { c.FactsInterval = time.Hour }
+		b.host.Inject(sim.Fault{Verb: "fingerprint", Delay: 20 * time.Second, Times: 1})
+		b.start()
+		b.sleep(firstAnswer)
+		must.SliceLen(t, 1, b.srv.registers)
+		must.False(t, b.srv.registers[0].Node.Drivers[0].Healthy)
+		b.sleep(20 * time.Second)
+		must.SliceLen(t, 2, b.srv.registers)
+		must.True(t, b.srv.registers[1].Node.Drivers[0].Healthy)
+		// Later, what it said stands meanwhile.
+		b.host.Inject(sim.Fault{Verb: "fingerprint", Delay: 20 * time.Second, Times: 1})
+		b.c.Refresh()
+		b.sleep(time.Minute)
+		must.SliceLen(t, 2, b.srv.registers)
+	})
+}

@@ -110,11 +110,7 @@ func (c *Client) describe(ctx context.Context) (*api.Node, error) {
 	if facts.BootID == "" { // not read this time; it cannot have changed
 		n.BootID = c.env().boot
 	}
-	var info api.DriverInfo
-	err = c.op(func(ctx context.Context) (err error) {
-		info, err = c.cfg.Driver.Fingerprint(ctx)
-		return err
-	})
+	info, err := c.fingerprint(ctx)
 	if info.Name == "" {
 		info.Name = c.cfg.Driver.Name()
 	}
