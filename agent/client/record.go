@@ -74,6 +74,7 @@ const (
 	reasonLimit      = "restart-limit"
 	reasonUnknownEnd = "unknown-exit"
 	reasonHypervisor = "hypervisor-unknown"
+	reasonProcess    = "process-without-domain"
 )
 
 // durable is the part of a record that is worth a write: how far an idempotent

@@ -206,6 +206,9 @@ func (m *machine) observe(d dom, e env) {
 		}
 	case domRunning, domPaused, domDead:
 		m.dom, m.doubt = d, false
+		if m.Reason == reasonProcess { // it has its domain
+			m.Reason, m.Message = "", ""
+		}
 		m.adopt(d, e)
 	}
 }
@@ -282,8 +285,7 @@ func (m *machine) finish(ev event, e env, out *output) {
 		m.look = true
 		return
 	case ev.res == resExists: // attest: it is there after all
-		m.delay(ev.op, e.now)
-		m.look = true
+		m.exists(ev, e)
 		return
 	case ev.res == resFailed:
 		m.delay(ev.op, e.now)
@@ -335,12 +337,19 @@ func (m *machine) finishStart(ev event, e env) {
 			m.State, m.Reason = api.StatePaused, ev.dom.reason
 		}
 	case resExists:
-		m.delay(opStart, e.now)
-		m.look = true
+		m.exists(ev, e)
 	default:
 		m.gone()
 		m.fail(reasonStart, ev.message, e)
 	}
+}
+
+// exists takes in that something of the VM is here. If it is no domain, then it
+// is a process that the hypervisor has lost, which the message names.
+func (m *machine) exists(ev event, e env) {
+	m.delay(ev.op, e.now)
+	m.look = true
+	m.Reason, m.Message = reasonProcess, ev.message
 }
 
 // fulfil ends a tombstone: the VM is absent at its epoch.

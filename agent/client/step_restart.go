@@ -30,8 +30,11 @@ func (m *machine) gone() {
 // a reboot of the host, or a failure. Without a reason it is a failure.
 func (m *machine) ended(exit string, e env) {
 	phase, boot := m.Phase, m.BootID
+	left := m.Reason == reasonProcess
 	m.gone()
-	m.Message = ""
+	if !left {
+		m.Message = ""
+	}
 	switch {
 	case phase == phaseStop:
 		m.State, m.Reason = api.StateStopped, reasonOrdered
@@ -43,8 +46,11 @@ func (m *machine) ended(exit string, e env) {
 	case phase == phaseStart:
 		// Nobody saw it run: it was not begun, or its end is the start's failure.
 		// An exit reason in the log may be that of the run before.
-		m.delay(opStart, e.now)
-		m.State, m.Reason = api.StatePending, reasonStartLost
+		m.State = api.StatePending
+		if !left { // else it was refused, and says why
+			m.delay(opStart, e.now)
+			m.Reason = reasonStartLost
+		}
 	case m.Revoked || m.Tomb > 0 || m.Desired == api.PowerStopped:
 		m.State, m.Reason = api.StateStopped, endReason(exit)
 	case exit == "migrated":

@@ -343,6 +343,38 @@ func TestStartFindsItThere(t *testing.T) {
 	must.Eq(t, api.StateRunning, s.m.State)
 }
 
+func TestAProcessWithoutADomainIsNamed(t *testing.T) {
+	const lost = "domain already exists: libvirt has lost process 77"
+	refuse := func(s *script) op {
+		return s.do(event{kind: evDone, op: s.m.busy, epoch: s.m.Epoch, res: resExists, message: lost})
+	}
+	s := newScript(t)
+	s.order(runOrder())
+	s.see(dom{kind: domAbsent})
+	must.Eq(t, opStart, s.done(resOK))
+	must.Eq(t, opInspect, refuse(s))
+	must.Eq(t, opNone, s.see(dom{kind: domAbsent}))
+	must.Eq(t, api.StatePending, s.m.State)
+	must.Eq(t, reasonProcess, s.m.report().Reason)
+	must.Eq(t, lost, s.m.report().Message)
+	must.Eq(t, opPrepare, s.wakes(time.Second)) // it may be gone
+	must.Eq(t, opStart, s.done(resOK))
+	must.Eq(t, opInspect, refuse(s))
+	must.Eq(t, opNone, s.see(dom{kind: domRunning, epoch: 1})) // it was a domain
+	must.Eq(t, "", s.m.report().Reason+s.m.report().Message)
+
+	s = newScript(t)
+	s.order(api.Order{VMID: api.ID{1}, Stop: true, Epoch: 4, Index: 20})
+	must.Eq(t, opAttest, s.see(dom{kind: domAbsent}))
+	refuse(s)
+	must.Eq(t, opNone, s.see(dom{kind: domAbsent}))
+	must.Eq(t, reasonProcess, s.m.report().Reason)
+	must.Eq(t, lost, s.m.report().Message)
+	must.Eq(t, opAttest, s.wakes(time.Second))
+	must.Eq(t, opNone, s.done(resOK))
+	must.Eq(t, "", s.m.report().Reason+s.m.report().Message)
+}
+
 func TestAgentRestart(t *testing.T) {
 	for name, c := range map[string]struct {
 		change func(*record)
