@@ -35,6 +35,7 @@ type Client struct {
 	ending bool
 	tasks  sync.WaitGroup
 
+	imageMu  sync.Mutex // what is done to the names of images, with its report
 	mu       sync.Mutex
 	vms      map[api.ID]*vm
 	orphans  map[api.ID]hypervisor.Domain

@@ -108,6 +108,7 @@ func TestEverythingIsPreparedFirst(t *testing.T) {
 		dead := *kernel
 		dead.State = api.ImageDeleting
 		b.srv.do(func() {
+			b.srv.images = []*api.Image{&dead} // for a stream that begins just then
 			b.srv.send(&api.OrderBatch{Generation: 1, Index: b.srv.index, Images: []*api.Image{&dead, &dead}})
 		})
 		b.rest()

@@ -181,7 +181,10 @@ func TestImagesThatShareTheirContent(t *testing.T) {
 		remove := func(i *api.Image) {
 			dead := *i
 			dead.State = api.ImageDeleting
-			b.srv.do(func() { b.srv.send(&api.OrderBatch{Generation: 1, Index: b.srv.index, Images: []*api.Image{&dead}}) })
+			b.srv.do(func() {
+				b.srv.images = append(b.srv.images, &dead)
+				b.srv.send(&api.OrderBatch{Generation: 1, Index: b.srv.index, Images: []*api.Image{&dead}})
+			})
 			b.rest()
 			must.True(t, b.srv.imgs[i.ID].Absent)
 		}

@@ -206,21 +206,33 @@ func (c *Client) removeImage(i *api.Image) {
 		c.mu.Unlock()
 	}()
 	for {
-		err := c.cfg.Images.Drop(i.SHA256, i.ID)
+		err := c.dropImage(i)
 		if err == nil {
-			break
+			return
 		}
 		c.log.Warn("image not removed", "image", i.Name, "error", err)
 		if !c.sleep(jitter(maxDelay)) {
 			return
 		}
 	}
-	c.reports.image(api.ImageReport{ID: i.ID, Absent: true})
+}
+
+// dropImage forgets an image. Reports leave in the order of what was done.
+func (c *Client) dropImage(i *api.Image) error {
+	c.imageMu.Lock()
+	defer c.imageMu.Unlock()
+	err := c.cfg.Images.Drop(i.SHA256, i.ID)
+	if err == nil {
+		c.reports.image(api.ImageReport{ID: i.ID, Absent: true})
+	}
+	return err
 }
 
 // nameImage remembers that an image has the content with a checksum, and tells
 // the servers when that makes this node one that holds it.
 func (c *Client) nameImage(i *api.Image) {
+	c.imageMu.Lock()
+	defer c.imageMu.Unlock()
 	fresh, err := c.cfg.Images.Name(i.SHA256, i.ID)
 	switch {
 	case errors.Is(err, fs.ErrNotExist): // not held
@@ -233,6 +245,8 @@ func (c *Client) nameImage(i *api.Image) {
 
 // resendImages reports what the cache holds, as far as its names are known.
 func (c *Client) resendImages() {
+	c.imageMu.Lock()
+	defer c.imageMu.Unlock()
 	for _, info := range c.cfg.Images.List() {
 		for _, id := range info.Names {
 			c.reports.image(api.ImageReport{ID: id, Size: info.Size})
