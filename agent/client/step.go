@@ -386,7 +386,9 @@ func (m *machine) delay(o op, now api.Time) {
 
 // ready reports whether an op may be tried, and else asks to be woken.
 func (m *machine) ready(o op, e env, out *output) bool {
-	if m.wait[o].until <= e.now {
+	w := &m.wait[o]
+	w.until = min(w.until, e.now+api.Time(maxDelay)) // a clock that was set back must not make it longer
+	if w.until <= e.now {
 		return true
 	}
 	out.wakeAt(m.wait[o].until)

@@ -148,6 +148,8 @@ func (m *machine) decideAbsent(e env, out *output) op {
 	if m.Ended {
 		return opNone
 	}
+	_, interval, delay := limits(m.Restart)
+	m.NextStart = min(m.NextStart, e.now+api.Time(max(interval, delay))) // also after the clock was set back
 	if m.NextStart > e.now {
 		out.wakeAt(m.NextStart)
 		return opNone

@@ -74,18 +74,8 @@ func endReason(exit string) string {
 
 // fail applies the restart policy to an end that was not ordered.
 func (m *machine) fail(reason, message string, e env) {
-	p := m.Restart
-	attempts, interval, delay := p.Attempts, p.Interval.D(), p.Delay.D()
-	if attempts <= 0 {
-		attempts = defaultAttempts
-	}
-	if interval <= 0 {
-		interval = defaultInterval
-	}
-	if delay <= 0 {
-		delay = defaultDelay
-	}
-	if p.Policy == restartNever {
+	attempts, interval, delay := limits(m.Restart)
+	if m.Restart.Policy == restartNever {
 		m.State, m.Reason, m.Message, m.Ended = api.StateFailed, reason, message, true
 		return
 	}
@@ -106,6 +96,21 @@ func (m *machine) fail(reason, message string, e env) {
 	m.NextStart = e.now + api.Time(d)
 	m.State, m.Reason = api.StateStarting, reasonRestarting
 	m.Message = fmt.Sprintf("%s; restart %d of %d in %s", join(reason, message), m.WindowCount, attempts, d)
+}
+
+// limits reads a policy and fills in its defaults.
+func limits(p api.RestartPolicy) (attempts int32, interval, delay time.Duration) {
+	attempts, interval, delay = p.Attempts, p.Interval.D(), p.Delay.D()
+	if attempts <= 0 {
+		attempts = defaultAttempts
+	}
+	if interval <= 0 {
+		interval = defaultInterval
+	}
+	if delay <= 0 {
+		delay = defaultDelay
+	}
+	return attempts, interval, delay
 }
 
 func join(reason, message string) string {

@@ -163,3 +163,21 @@ func TestSpecChangeWaitsForTheNextStart(t *testing.T) {
 	s.done(resOK)
 	must.Eq(t, uint64(2), s.m.report().Version)
 }
+
+// A clock that is set back stalls nothing for longer than its longest delay.
+func TestAClockThatIsSetBack(t *testing.T) {
+	s := running(t)
+	s.end("crashed")
+	s.e.now -= api.Time(50 * time.Minute)
+	must.Eq(t, opNone, s.do(event{kind: evTick}))
+	s.wakes(defaultInterval)
+	s.back()
+
+	s = newScript(t)
+	s.order(runOrder())
+	s.see(dom{kind: domAbsent})
+	must.Eq(t, opNone, s.done(resFailed)) // of the preparation
+	s.e.now -= api.Time(50 * time.Minute)
+	must.Eq(t, opNone, s.do(event{kind: evTick}))
+	must.Eq(t, opPrepare, s.wakes(maxDelay))
+}
