@@ -298,6 +298,15 @@ type someBridges struct {
 	allowed []string
 }
 
+// Ensure refuses a bridge of the host that is not allowed.
+func (s *someBridges) Ensure(ctx context.Context, n *api.Network) (string, error) {
+	if n.Type == network.TypeBridge && !slices.Contains(s.allowed, n.Bridge) {
+		return "", api.Errorf(api.CodeNetwork, "network %q: bridge %q is not for VMs on this node", n.Name, n.Bridge).
+			WithHint("client.bridges in the agent's configuration lists those that are")
+	}
+	return s.Manager.Ensure(ctx, n)
+}
+
 // Bridges returns those that exist and are allowed.
 func (s *someBridges) Bridges(ctx context.Context) ([]string, error) {
 	list, err := s.Manager.Bridges(ctx)

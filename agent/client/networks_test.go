@@ -1,12 +1,14 @@
 package client
 
 import (
+	"context"
 	"errors"
 	"testing"
 	"time"
 
 	"github.com/shoenig/test/must"
 
+	"github.com/novacron/novacron/agent/fingerprint"
 	"github.com/novacron/novacron/agent/hypervisor/sim"
 	"github.com/novacron/novacron/agent/network"
 	"github.com/novacron/novacron/api"
@@ -78,5 +80,25 @@ func TestANetworkThatIsInUseStays(t *testing.T) {
 		_, _, err = b.c.ensureNetwork(t.Context(), &api.Network{Name: "a", Type: "?"})
 		must.Error(t, err)
 		must.MapEmpty(t, b.c.networks.used)
+	})
+}
+
+// What the machine has is not what VMs may use.
+func TestNoBridgeIsOfferedThatIsNotKnownToBeAllowed(t *testing.T) {
+	inBed(t, sim.Options{}, func(t *testing.T, b *bed) {
+		b.change = func(c *Config) {
+			facts := c.Facts
+			c.Facts = func(ctx context.Context) (*fingerprint.Facts, error) {
+				f, err := facts(ctx)
+				f.Bridges = []string{"br0", "secret"}
+				return f, err
+			}
+		}
+		b.nets.SetError(errors.New("ip(8) failed"))
+		b.start()
+		must.SliceEmpty(t, b.srv.registers[0].Node.Networks)
+		b.nets.SetError(nil)
+		b.sleep(time.Minute)
+		must.Eq(t, []string{"br0"}, b.srv.registers[1].Node.Networks)
 	})
 }

@@ -131,8 +131,10 @@ func (c *Client) describe(ctx context.Context) (*api.Node, error) {
 		n.Pools = append(n.Pools, i)
 	}
 	slices.SortFunc(n.Pools, func(a, b api.NodePool) int { return bytes.Compare([]byte(a.Name), []byte(b.Name)) })
-	if br, err := c.cfg.Networks.Bridges(ctx); err == nil {
-		n.Networks = br
+	// Not what the facts found: which of them may be used is known here only.
+	if n.Networks, err = c.cfg.Networks.Bridges(ctx); err != nil && ctx.Err() == nil {
+		c.log.Warn("the bridges are not known: none is offered", "error", err)
+		n.Networks = nil
 	}
 	return &n, ctx.Err()
 }
