@@ -287,5 +287,17 @@ func (c *Client) forget(id api.ID, epoch api.Epoch) {
 		delete(c.vms, id)
 		c.mu.Unlock()
 		poke(c.networks.look)
+		c.spawn(func() { c.forgetLogs(id) })
+	}
+}
+
+// forgetLogs removes what the hypervisor keeps of a VM, unless it is back.
+func (c *Client) forgetLogs(id api.ID) {
+	f, ok := c.cfg.Driver.(hypervisor.Forgetter)
+	if !ok || c.find(id) != nil {
+		return
+	}
+	if err := c.op(func(ctx context.Context) error { return f.Forget(ctx, id) }); err != nil && c.ctx.Err() == nil {
+		c.log.Warn("the logs of a VM were not removed", "vm", id, "error", err)
 	}
 }

@@ -100,3 +100,21 @@ func TestAHypervisorThatLearnsSlowly(t *testing.T) {
 		must.SliceLen(t, 2, b.srv.registers)
 	})
 }
+
+// The hypervisor's own log of a VM stays until its absence is known, and goes then.
+func TestLogsGoWithTheVM(t *testing.T) {
+	inBed(t, sim.Options{}, func(t *testing.T, b *bed) {
+		b.start()
+		b.srv.order(vm1)
+		b.srv.do(func() { b.srv.refuse = api.Errorf(api.CodeNoLeader, "no leader") })
+		b.srv.bury(vm1, true)
+		why, ok := b.driver.LastExit(t.Context(), vm1)
+		must.True(t, ok)
+		must.Eq(t, "destroyed", why)
+		b.srv.do(func() { b.srv.refuse = nil })
+		b.sleep(10 * time.Second)
+		b.expect(vm1, api.StateAbsent)
+		_, ok = b.driver.LastExit(t.Context(), vm1)
+		must.False(t, ok)
+	})
+}

@@ -148,3 +148,11 @@ type Driver interface {
 	LastExit(ctx context.Context, id api.ID) (reason string, ok bool)
 	Close() error
 }
+
+// Forgetter is a Driver that keeps something of domains that have ended, such as
+// the logs that LastExit reads.
+type Forgetter interface {
+	// Forget removes that of a VM which is gone from this host for good. It must
+	// be absent.
+	Forget(ctx context.Context, id api.ID) error
+}

@@ -346,6 +346,12 @@ func destroy(s *suite) {
 	must.True(s, ok)
 	must.Eq(s, "destroyed", reason)
 	must.ErrorIs(s, s.d.Destroy(s.ctx, m.ID), hypervisor.ErrNotFound)
+	if f, ok := s.d.(hypervisor.Forgetter); ok {
+		must.NoError(s, f.Forget(s.ctx, m.ID))
+		must.NoError(s, f.Forget(s.ctx, m.ID), must.Sprint("twice is no error"))
+		_, ok := s.d.LastExit(s.ctx, m.ID)
+		must.False(s, ok)
+	}
 
 	must.NoError(s, s.d.Start(s.ctx, m, false)) // and it can be started again
 	s.await(m.ID, hypervisor.EventStarted)

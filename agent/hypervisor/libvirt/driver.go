@@ -77,8 +77,9 @@ type Driver struct {
 }
 
 var (
-	_         hypervisor.Driver = (*Driver)(nil)
-	errClosed                   = fmt.Errorf("%w: the driver is closed", hypervisor.ErrUnknown)
+	_         hypervisor.Driver    = (*Driver)(nil)
+	_         hypervisor.Forgetter = (*Driver)(nil)
+	errClosed                      = fmt.Errorf("%w: the driver is closed", hypervisor.ErrUnknown)
 )
 
 // New makes the driver and keeps it connected in the background; libvirtd need

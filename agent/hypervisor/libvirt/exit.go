@@ -3,7 +3,9 @@ package libvirt
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -34,6 +36,23 @@ func (d *Driver) LastExit(_ context.Context, id api.ID) (string, bool) {
 		return "", false
 	}
 	return lastExit(b)
+}
+
+// Forget removes libvirt's log of a VM and that of its console, with what
+// virtlogd has put away of them.
+func (d *Driver) Forget(_ context.Context, id api.ID) error {
+	var errs []error
+	for _, name := range []string{domainName(id) + ".log", domainName(id) + "-serial0.log"} {
+		path := filepath.Join(d.cfg.LogDir, name)
+		old, err := filepath.Glob(path + ".[0-9]*")
+		errs = append(errs, err)
+		for _, f := range append(old, path) {
+			if err := os.Remove(f); !errors.Is(err, fs.ErrNotExist) {
+				errs = append(errs, err)
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // lastExit finds the last "shutting down, reason=R" that no start follows.

@@ -20,7 +20,10 @@ type Driver struct {
 	close context.CancelFunc
 }
 
-var _ hypervisor.Driver = (*Driver)(nil)
+var (
+	_ hypervisor.Driver    = (*Driver)(nil)
+	_ hypervisor.Forgetter = (*Driver)(nil)
+)
 
 var errClosed = fmt.Errorf("%w: the connection is closed", hypervisor.ErrUnknown)
 
@@ -351,6 +354,16 @@ func (d *Driver) LastExit(ctx context.Context, id api.ID) (string, bool) {
 		return "", false
 	}
 	return reason, ok
+}
+
+// Forget drops how a guest that is gone ended.
+func (d *Driver) Forget(ctx context.Context, id api.ID) error {
+	return d.call(ctx, "forget", id, func() error {
+		d.host.mu.Lock()
+		defer d.host.mu.Unlock()
+		delete(d.host.exits, id)
+		return nil
+	})
 }
 
 // Close disconnects; the guests run on.
