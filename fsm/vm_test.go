@@ -158,6 +158,13 @@ func TestVMPower(t *testing.T) {
 	w.refused(api.CodeState, &VMPower{ID: m, Action: "reboot"})
 	w.ok(&VMPower{ID: m, Action: "resume"})
 	must.False(t, w.ok(&VMPower{ID: m, Action: "resume"}).(*api.VMApplied).Changed)
+	must.Eq(t, 0, w.s().VM(m).Resumes)
+	// What the hypervisor paused is wanted running already: the order is counted.
+	w.report(1, 1, p.Epoch, api.StatePaused, func(r *api.VMReport) { r.Reason = "io-error" })
+	must.True(t, w.ok(&VMPower{ID: m, Action: "resume"}).(*api.VMApplied).Changed)
+	must.Eq(t, 1, w.s().VM(m).Resumes)
+	must.Eq(t, api.PowerRunning, w.s().VM(m).Power)
+	w.report(1, 1, p.Epoch, api.StateRunning)
 	w.ok(&VMPower{ID: m, Action: "reboot"})
 	w.ok(&VMPower{ID: m, Action: "reset"})
 	must.Eq(t, 1, w.s().VM(m).Reboots)
