@@ -25,7 +25,7 @@ func (c *NetworkApply) Validate() error {
 	k.oneOf("type", n.Type, "bridge", "nat")
 	switch n.Type {
 	case "bridge":
-		if !ValidName(n.Bridge) || len(n.Bridge) > 15 {
+		if !validInterface(n.Bridge) {
 			k.fail("bridge", "%.80q is not the name of an interface", n.Bridge)
 		}
 	case "nat":
