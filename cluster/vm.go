@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/api/netconfig"
 	"github.com/novacron/novacron/cluster/acl"
 	"github.com/novacron/novacron/cluster/rpc"
 	"github.com/novacron/novacron/fsm"
@@ -61,8 +62,12 @@ func newIDs(n int) []api.ID {
 	return ids
 }
 
-// checkRules refuses constraints that the scheduler cannot read.
-func checkRules(spec *api.VMSpec) error {
+// checkSpec refuses what needs more to be read than package api has: constraints
+// that the scheduler cannot read, network configurations that no node takes.
+func checkSpec(spec *api.VMSpec) error {
+	if err := netconfig.CheckSpec(spec); err != nil {
+		return err
+	}
 	for _, c := range spec.Constraints {
 		if err := scheduler.CheckConstraint(c); err != nil {
 			return err
@@ -72,7 +77,7 @@ func checkRules(spec *api.VMSpec) error {
 }
 
 func (s *Server) vmApply(ctx context.Context, req *api.VMApply) (*api.VMApplied, error) {
-	if err := checkRules(&req.Spec); err != nil {
+	if err := checkSpec(&req.Spec); err != nil {
 		return nil, err
 	}
 	res, err := s.Apply(ctx, &fsm.VMApply{

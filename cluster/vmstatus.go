@@ -246,7 +246,7 @@ func (s *Server) voterCount() int {
 
 // vmPlan answers what VM.Apply would do.
 func (s *Server) vmPlan(ctx context.Context, req *api.VMPlan) (*api.VMPlanned, error) {
-	if err := checkRules(&req.Spec); err != nil {
+	if err := checkSpec(&req.Spec); err != nil {
 		return nil, err
 	}
 	st := s.fsm.State()

@@ -189,8 +189,7 @@ func vmParse(s *Server, w http.ResponseWriter, r *http.Request) error {
 	resp := &api.ParseResponse{Specs: make([]*api.VMSpec, 0, len(specs))}
 	for i := range specs {
 		_ = namespaceFrom(r, &specs[i].Namespace)
-		specs[i].Canonicalize()
-		if err := specs[i].Validate(); err != nil {
+		if err := prepare(&specs[i]); err != nil {
 			return err
 		}
 		resp.Specs = append(resp.Specs, &specs[i])
