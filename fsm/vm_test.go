@@ -194,6 +194,31 @@ func TestVMPower(t *testing.T) {
 	must.NotNil(t, w.place(w.item(PlaceAdmit, 1, 1)).Err, must.Sprint("only once"))
 }
 
+// X13: one MAC address, one VM of a network.
+func TestMACAddressesAreOfOneVM(t *testing.T) {
+	w := region(t, 1)
+	w.ok(&NetworkApply{Network: api.Network{Name: "wan", Type: "bridge", Bridge: "br1"}})
+	w.ok(&NamespaceApply{Namespace: api.Namespace{Name: "dev"}})
+	const mac = "52:54:00:00:00:01"
+	with := func(name, ns, network string) *VMApply {
+		s := specOf(name)
+		s.Namespace, s.NICs = ns, []api.NIC{{Network: network, MAC: mac}}
+		return &VMApply{ID: id('m', int(w.index)+10), Spec: s}
+	}
+	vm := w.ok(with("a", "default", "lan")).(*api.VMApplied).VM
+	must.StrContains(t, w.refused(api.CodeInUse, with("b", "default", "lan")).Message, "VM a")
+	must.StrNotContains(t, w.refused(api.CodeInUse, with("b", "dev", "lan")).Message, "VM a")
+	w.ok(with("b", "default", "wan"))
+	w.refused(api.CodeInUse, with("b", "default", "lan"))
+	s := vm.Spec
+	s.Description = "its own is no other's"
+	w.ok(&VMApply{ID: vm.ID, Spec: s})
+	s.NICs = []api.NIC{{Network: "lan"}}
+	w.ok(&VMApply{ID: vm.ID, Spec: s})
+	w.ok(with("c", "dev", "lan"))
+	w.refused(api.CodeInUse, &VMRevert{ID: vm.ID, Version: 1})
+}
+
 func TestVMProtectionRefusesDeleteAndReset(t *testing.T) {
 	w := region(t, 1)
 	spec := specOf("vm-1")
