@@ -30,7 +30,7 @@ func (s *Server) nodeEndpoints() {
 }
 
 func findNode(st *fsm.State, key string) (*api.Node, error) {
-	return findOf(nodeKind, "", key, func(_, name string) *api.Node { return st.NodeByName(name) }, st.Node, st.Nodes())
+	return findOf(nodeKind, "", key, nil, func(_, name string) *api.Node { return st.NodeByName(name) }, st.Node, st.Nodes())
 }
 
 func (s *Server) nodeUpdate(ctx context.Context, req *api.NodeUpdate) (*api.NodeResponse, error) {

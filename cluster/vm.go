@@ -37,20 +37,13 @@ func (s *Server) vmEndpoints() {
 // findVM finds a VM that the caller may see; one that it may not see is not
 // there.
 func findVM(ctx context.Context, c acl.Capability, st *fsm.State, ns, key string) (*api.VM, error) {
-	vm, err := findOf(vmKind, ns, key, st.VMByName, st.VM, st.VMs())
-	if err != nil {
-		return nil, err
-	}
-	return vm, visible(ctx, c, vmKind.noun, key, vm.Namespace)
+	return findOf(vmKind, ns, key, allowed(ctx, c), st.VMByName, st.VM, st.VMs())
 }
 
-// visible hides nouns of namespaces in which the caller has no right: an ID
-// finds a noun in any namespace.
-func visible(ctx context.Context, c acl.Capability, noun, key, ns string) error {
-	if rpc.IdentityFrom(ctx).Allow(c, ns) {
-		return nil
-	}
-	return api.Errorf(api.CodeNotFound, "%s %q not found", noun, key)
+// allowed tells the namespaces in which the caller may do something.
+func allowed(ctx context.Context, c acl.Capability) func(ns string) bool {
+	id := rpc.IdentityFrom(ctx)
+	return func(ns string) bool { return id.Allow(c, ns) }
 }
 
 // newIDs makes ids for the volumes that the disks of a spec may need.
