@@ -25,12 +25,13 @@ var floors = map[string][]string{
 	"":    {"command"},
 	"api": {},
 
+	"api/netconfig":                {"api"},
 	"fsm/event":                    {"api"},
 	"cluster/acl":                  {"api"},
 	"cluster/peer":                 {"api"},
 	"cluster/keyring":              {"api"},
 	"cluster/rpc":                  {"api", "cluster/acl"},
-	"agent/cloudinit":              {"api"},
+	"agent/cloudinit":              {"api", "api/netconfig"},
 	"agent/fingerprint":            {"api"},
 	"agent/hypervisor":             {"api"},
 	"agent/hypervisor/conformance": {"api", "agent/hypervisor"},
@@ -46,10 +47,10 @@ var floors = map[string][]string{
 
 	"fsm":       {"api", "fsm/event"},
 	"scheduler": {"api", "fsm"},
-	"cluster":   {"api", "fsm", "fsm/event", "scheduler", "cluster/acl", "cluster/keyring", "cluster/peer", "cluster/rpc"},
+	"cluster":   {"api", "api/netconfig", "fsm", "fsm/event", "scheduler", "cluster/acl", "cluster/keyring", "cluster/peer", "cluster/rpc"},
 
 	"agent/client": {"api", "cluster/rpc", "cluster/acl", "agent/*"},
-	"agent/http":   {"api"},
+	"agent/http":   {"api", "api/netconfig"},
 	"agent":        {"api", "fsm", "cluster", "cluster/acl", "cluster/keyring", "cluster/rpc", "agent/*", "agent/client", "agent/http"},
 	"command":      {"api"},
 

@@ -143,9 +143,10 @@ func (c *checks) namespace(field, s string) {
 }
 
 // hidden reports runes that make text read other than it is: control
-// characters, bidirectional controls, zero-width and other format characters.
+// characters, bidirectional controls, zero-width and other format characters,
+// and the one that stands for what could not be read.
 func hidden(r rune) bool {
-	return unicode.IsControl(r) || unicode.Is(unicode.Cf, r) || r == '\u2028' || r == '\u2029' || r == 0xfffe || r == 0xffff
+	return unicode.IsControl(r) || unicode.Is(unicode.Cf, r) || r == '\u2028' || r == '\u2029' || r == 0xfffd || r == 0xfffe || r == 0xffff
 }
 
 // text checks prose: valid UTF-8, nothing hidden, nothing that opens or closes

@@ -118,7 +118,11 @@ func TestSpecRules(t *testing.T) {
 		"initrd path":           {func(s *VMSpec) { s.Boot = &BootSpec{Kernel: "k", Initrd: "../x"} }, "boot.initrd"},
 		"cmdline control":       {func(s *VMSpec) { s.Boot = &BootSpec{Kernel: "k", Cmdline: "a\nb"} }, "boot.cmdline"},
 		"cmdline long":          {func(s *VMSpec) { s.Boot = &BootSpec{Kernel: "k", Cmdline: long} }, "boot.cmdline"},
-		"33 disks":              {func(s *VMSpec) { s.Disks = make([]Disk, 33) }, "disk"},
+		"513 cores":             {func(s *VMSpec) { s.CPU.Cores = 513 }, "cpu.cores"},
+		"CPU model of a dot":    {func(s *VMSpec) { s.CPU.Model = ".host" }, "cpu.model"},
+		"25 disks":              {func(s *VMSpec) { s.Disks = slices.Repeat([]Disk{{Image: "i"}}, 25) }, "disk"},
+		"read-only SATA disk":   {func(s *VMSpec) { s.Disks = []Disk{{Image: "i", Bus: "sata", ReadOnly: true}} }, "disk[0].read_only"},
+		"read-only SATA volume": {func(s *VMSpec) { s.Disks = []Disk{{Volume: "v", Bus: "sata", ReadOnly: true}} }, "disk[0].read_only"},
 		"17 NICs":               {func(s *VMSpec) { s.NICs = make([]NIC, 17) }, "network"},
 		"65 labels":             {func(s *VMSpec) { s.Labels = make(Pairs, 65) }, "labels"},
 		"65 datacenters": {func(s *VMSpec) {
@@ -185,6 +189,8 @@ func TestSpecRules(t *testing.T) {
 		"description too long":     {func(s *VMSpec) { s.Description = long }, "description"},
 		"description not UTF-8":    {func(s *VMSpec) { s.Description = "\xff" }, "description"},
 		"description two lines":    {func(s *VMSpec) { s.Description = "a\nb" }, "description"},
+		"description unreadable":   {func(s *VMSpec) { s.Description = "a\ufffdb" }, "description"},
+		"ssh key too long":         {func(s *VMSpec) { s.CloudInit = &CloudInit{SSHKeys: []string{goodKey + strings.Repeat("x", 4096)}} }, "cloud_init.ssh_keys[0]"},
 		"description zero width":   {func(s *VMSpec) { s.Description = "a\u200bb" }, "description"},
 		"host name with underline": {func(s *VMSpec) { s.CloudInit = &CloudInit{Hostname: "a_b"} }, "cloud_init.hostname"},
 	} {
@@ -217,7 +223,7 @@ func TestGoodSpecsPass(t *testing.T) {
 			}
 			s.Constraints = append(s.Constraints, Constraint{Attribute: "x", Operator: "regexp", Value: "^(?P<n>a|b)$"})
 		},
-		"32 disks": func(s *VMSpec) { s.Disks = slices.Repeat([]Disk{{Image: "i"}}, 32) },
+		"24 disks": func(s *VMSpec) { s.Disks = slices.Repeat([]Disk{{Image: "i", ReadOnly: true}}, 24) },
 		"ssh key": func(s *VMSpec) {
 			s.CloudInit = &CloudInit{SSHKeys: []string{goodKey}, Hostname: "web.example.org"}
 		},

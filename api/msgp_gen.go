@@ -10398,8 +10398,8 @@ func (z *NodeVerdict) Msgsize() (s int) {
 func (z *Order) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	// check for omitted fields
-	zb0001Len := uint32(16)
-	var zb0001Mask uint16 /* 16 bits */
+	zb0001Len := uint32(17)
+	var zb0001Mask uint32 /* 17 bits */
 	_ = zb0001Mask
 	if z.Namespace == "" {
 		zb0001Len--
@@ -10460,6 +10460,10 @@ func (z *Order) MarshalMsg(b []byte) (o []byte, err error) {
 	if z.Images == nil {
 		zb0001Len--
 		zb0001Mask |= 0x8000
+	}
+	if z.Resumes == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x10000
 	}
 	// variable map header, size zb0001Len
 	o = msgp.AppendMapHeader(o, zb0001Len)
@@ -10584,6 +10588,11 @@ func (z *Order) MarshalMsg(b []byte) (o []byte, err error) {
 					}
 				}
 			}
+		}
+		if (zb0001Mask & 0x10000) == 0 { // if not omitted
+			// string "resumes"
+			o = append(o, 0xa7, 0x72, 0x65, 0x73, 0x75, 0x6d, 0x65, 0x73)
+			o = msgp.AppendUint64(o, z.Resumes)
 		}
 	}
 	return
@@ -10798,6 +10807,12 @@ func (z *Order) UnmarshalMsg(bts []byte) (o []byte, err error) {
 					}
 				}
 			}
+		case "resumes":
+			z.Resumes, bts, err = msgp.ReadUint64Bytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Resumes")
+				return
+			}
 		default:
 			bts, err = msgp.Skip(bts)
 			if err != nil {
@@ -10842,6 +10857,7 @@ func (z *Order) Msgsize() (s int) {
 			s += z.Images[za0004].Msgsize()
 		}
 	}
+	s += 8 + msgp.Uint64Size
 	return
 }
 
@@ -17174,8 +17190,8 @@ func (z *Tombstone) Msgsize() (s int) {
 func (z *VM) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	// check for omitted fields
-	zb0001Len := uint32(18)
-	var zb0001Mask uint32 /* 18 bits */
+	zb0001Len := uint32(19)
+	var zb0001Mask uint32 /* 19 bits */
 	_ = zb0001Mask
 	if z.Namespace == "" {
 		zb0001Len--
@@ -17240,6 +17256,10 @@ func (z *VM) MarshalMsg(b []byte) (o []byte, err error) {
 	if z.ModifyIndex == 0 {
 		zb0001Len--
 		zb0001Mask |= 0x20000
+	}
+	if z.Resumes == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x40000
 	}
 	// variable map header, size zb0001Len
 	o = msgp.AppendMapHeader(o, zb0001Len)
@@ -17335,6 +17355,11 @@ func (z *VM) MarshalMsg(b []byte) (o []byte, err error) {
 			// string "modify_index"
 			o = append(o, 0xac, 0x6d, 0x6f, 0x64, 0x69, 0x66, 0x79, 0x5f, 0x69, 0x6e, 0x64, 0x65, 0x78)
 			o = msgp.AppendUint64(o, uint64(z.ModifyIndex))
+		}
+		if (zb0001Mask & 0x40000) == 0 { // if not omitted
+			// string "resumes"
+			o = append(o, 0xa7, 0x72, 0x65, 0x73, 0x75, 0x6d, 0x65, 0x73)
+			o = msgp.AppendUint64(o, z.Resumes)
 		}
 	}
 	return
@@ -17498,6 +17523,12 @@ func (z *VM) UnmarshalMsg(bts []byte) (o []byte, err error) {
 				}
 				z.ModifyIndex = Index(zb0009)
 			}
+		case "resumes":
+			z.Resumes, bts, err = msgp.ReadUint64Bytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Resumes")
+				return
+			}
 		default:
 			bts, err = msgp.Skip(bts)
 			if err != nil {
@@ -17512,7 +17543,7 @@ func (z *VM) UnmarshalMsg(bts []byte) (o []byte, err error) {
 
 // Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
 func (z *VM) Msgsize() (s int) {
-	s = 3 + 3 + msgp.ArrayHeaderSize + (16 * (msgp.ByteSize)) + 10 + msgp.StringPrefixSize + len(z.Namespace) + 5 + msgp.StringPrefixSize + len(z.Name) + 5 + z.Spec.Msgsize() + 13 + msgp.Uint64Size + 6 + msgp.StringPrefixSize + len(string(z.Power)) + 8 + msgp.Uint64Size + 7 + msgp.Uint64Size + 7 + msgp.Uint64Size + 11 + msgp.BoolSize + 6 + msgp.Uint64Size + 9 + msgp.BoolSize + 10 + msgp.Int64Size + 11 + msgp.Uint64Size + 12 + msgp.Int64Size + 12 + msgp.Int64Size + 13 + msgp.Uint64Size + 13 + msgp.Uint64Size
+	s = 3 + 3 + msgp.ArrayHeaderSize + (16 * (msgp.ByteSize)) + 10 + msgp.StringPrefixSize + len(z.Namespace) + 5 + msgp.StringPrefixSize + len(z.Name) + 5 + z.Spec.Msgsize() + 13 + msgp.Uint64Size + 6 + msgp.StringPrefixSize + len(string(z.Power)) + 8 + msgp.Uint64Size + 7 + msgp.Uint64Size + 7 + msgp.Uint64Size + 11 + msgp.BoolSize + 6 + msgp.Uint64Size + 9 + msgp.BoolSize + 10 + msgp.Int64Size + 11 + msgp.Uint64Size + 12 + msgp.Int64Size + 12 + msgp.Int64Size + 13 + msgp.Uint64Size + 13 + msgp.Uint64Size + 8 + msgp.Uint64Size
 	return
 }
 

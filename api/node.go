@@ -216,6 +216,7 @@ type Order struct {
 	Volumes     []*Volume  `json:"volumes,omitempty" msg:"volumes,omitempty"` // in the order of Spec.Disks
 	Networks    []*Network `json:"networks,omitempty" msg:"networks,omitempty"`
 	Images      []*Image   `json:"images,omitempty" msg:"images,omitempty"`
+	Resumes     uint64     `json:"resumes,omitempty" msg:"resumes,omitempty"` // rises: resume a guest, whatever paused it
 }
 
 // OrdersRequest opens the stream of orders (Node.Orders).

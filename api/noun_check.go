@@ -85,8 +85,8 @@ func (r *NetworkApply) Validate() error {
 	}
 	switch n.Type {
 	case NetworkBridge:
-		if !validInterface(n.Bridge) {
-			c.add("bridge", "%s is not the name of a bridge: want at most 15 letters, digits, '.', '_' and '-'", quote(n.Bridge))
+		if !ValidInterface(n.Bridge) {
+			c.add("bridge", "%s is not the name of a bridge: want at most 15 letters, digits, '.', '_' and '-', beginning with a letter or digit", quote(n.Bridge))
 		}
 		if n.CIDR != "" {
 			c.add("cidr", "has no meaning for a bridge")
@@ -105,25 +105,45 @@ func (r *NetworkApply) Validate() error {
 	return c.err("the network")
 }
 
-// validInterface reports whether s can name a network interface of Linux.
-func validInterface(s string) bool {
-	return s != "" && len(s) <= 15 && onlyOf(s, "._-") && s != "." && s != ".." && s[0] != '-'
+// ValidInterface reports whether s can name a bridge of a host:
+// ^[A-Za-z0-9][A-Za-z0-9._-]{0,14}$.
+func ValidInterface(s string) bool {
+	return s != "" && len(s) <= 15 && onlyOf(s, "._-") && onlyOf(s[:1], "")
 }
 
 func checkCIDR(c *checks, s string) {
-	p, err := netip.ParsePrefix(s)
-	switch {
-	case err != nil:
-		c.add("cidr", "%s is not a network: want 192.168.100.0/24", quote(s))
-	case !p.Addr().Is4():
-		c.add("cidr", "%s is not IPv4", p)
-	case p.Bits() < 8 || p.Bits() > 29:
-		c.add("cidr", "%s is out of range: want /8 to /29", p)
-	case p.Masked() != p:
-		c.add("cidr", "%s has host bits: want %s", p, p.Masked())
-	case p.Addr().IsLoopback() || p.Addr().IsMulticast() || p.Addr().IsLinkLocalUnicast() || p.Addr().IsUnspecified():
-		c.add("cidr", "%s cannot be used for guests", p)
+	p, err := ParseSubnet(s)
+	if err != nil {
+		c.add("cidr", "%v", err)
+	} else if m, err := netip.ParsePrefix(s); err == nil && m != p {
+		c.add("cidr", "%s has host bits: want %s", m, p)
 	}
+}
+
+// ParseSubnet reads the subnet of a NAT network and masks it: private IPv4, from
+// /8 to /29, all of it.
+func ParseSubnet(s string) (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(s)
+	if err != nil {
+		return p, fmt.Errorf("%s is not a network: want one such as 192.168.100.0/24", quote(s))
+	}
+	p = p.Masked()
+	switch {
+	case !p.Addr().Is4():
+		return p, fmt.Errorf("%s is not IPv4", p)
+	case p.Bits() < 8 || p.Bits() > 29:
+		return p, fmt.Errorf("%s is out of range: want /8 to /29", p)
+	}
+	for _, private := range privateNets {
+		if private.Bits() <= p.Bits() && private.Contains(p.Addr()) {
+			return p, nil
+		}
+	}
+	return p, fmt.Errorf("%s is not private: want a part of 10.0.0.0/8, 172.16.0.0/12 or 192.168.0.0/16", p)
+}
+
+var privateNets = [...]netip.Prefix{
+	netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("172.16.0.0/12"), netip.MustParsePrefix("192.168.0.0/16"),
 }
 
 // Canonicalize fills in namespace, pool and format.
@@ -310,6 +330,7 @@ func (c *checks) filter(s string) {
 func (r *GetRequest) Validate() error {
 	var c checks
 	r.QueryOptions.check(&c)
+	r.refuse(&c, NotOne...)
 	c.key("key", r.Key)
 	return c.err("the query")
 }
@@ -318,6 +339,7 @@ func (r *GetRequest) Validate() error {
 func (r *EventListRequest) Validate() error {
 	var c checks
 	r.QueryOptions.check(&c)
+	r.refuse(&c, NotEvents...)
 	c.topics(r.Topics)
 	if r.Related != "" {
 		c.key("related", r.Related)

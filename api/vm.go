@@ -38,6 +38,9 @@ type VM struct {
 	ModifyTime  Time  `json:"modify_time,omitempty" msg:"modify_time,omitempty"`
 	CreateIndex Index `json:"create_index,omitempty" msg:"create_index,omitempty"`
 	ModifyIndex Index `json:"modify_index,omitempty" msg:"modify_index,omitempty"`
+	// Resumes counts the orders to resume a guest that is wanted running and
+	// that something else than an order has paused.
+	Resumes uint64 `json:"resumes,omitempty" msg:"resumes,omitempty"`
 }
 
 // VMSpec is the part of a VM that users write, in HCL2 or JSON.

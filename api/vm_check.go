@@ -15,16 +15,17 @@ import (
 
 // Limits of a VM.
 const (
-	MaxCores         = 1024
+	MaxCores         = 512
 	MinMemory        = 16 * MiB
 	MaxMemory        = 64 * TiB
-	MaxDisks         = 32
+	MaxDisks         = 24
 	MaxDiskSize      = 1024 * TiB
 	MaxNICs          = 16
 	MaxUserData      = 256 << 10
 	MaxNetworkConfig = 64 << 10
 	MaxCmdline       = 2047 // what the x86 kernel reads
 	MaxSSHKeys       = 64
+	MaxSSHKey        = 4096
 	MaxConstraints   = 64
 	MaxAffinities    = 32
 	MaxDatacenters   = 64
@@ -181,8 +182,8 @@ func (p *CPUSpec) check(c *checks) {
 	if p.Cores >= 1 && p.Cores <= MaxCores {
 		between(c, "cpu.reserve", p.Reserve, 1, Cores(int(p.Cores)))
 	}
-	if p.Model == "" || len(p.Model) > 64 || !onlyOf(p.Model, "._-") {
-		c.add("cpu.model", "%s is not a CPU model: want letters, digits, '.', '_' and '-'", quote(p.Model))
+	if p.Model == "" || len(p.Model) > 64 || !onlyOf(p.Model, "._-") || !onlyOf(p.Model[:1], "") {
+		c.add("cpu.model", "%s is not a CPU model: want letters, digits, '.', '_' and '-', beginning with a letter or digit", quote(p.Model))
 	}
 }
 
@@ -219,6 +220,9 @@ func (s *VMSpec) checkDisks(c *checks) {
 
 func (d *Disk) check(c *checks, at string) {
 	c.oneOf(at+"bus", d.Bus, BusVirtio, BusSATA, BusSCSI)
+	if d.ReadOnly && d.Bus == BusSATA {
+		c.add(at+"read_only", "is not possible on the bus sata: use virtio or scsi")
+	}
 	if d.Volume != "" {
 		c.name(at+"volume", d.Volume)
 		for _, f := range []struct {
@@ -324,7 +328,7 @@ func (ci *CloudInit) check(c *checks) {
 			c.add(at, "is not a public key: want one line \"type base64 comment\" with a known type")
 			continue
 		}
-		c.text(at, k, 16<<10)
+		c.text(at, k, MaxSSHKey)
 	}
 }
 
@@ -336,7 +340,7 @@ var sshTypes = []string{
 // validSSHKey accepts an authorized_keys line without options whose blob names
 // the same type as its first word.
 func validSSHKey(k string) bool {
-	if len(k) > 16<<10 || strings.ContainsAny(k, "\r\n\x00") {
+	if len(k) > MaxSSHKey || strings.ContainsAny(k, "\r\n\x00") {
 		return false
 	}
 	f := strings.SplitN(k, " ", 3)

@@ -115,8 +115,7 @@ func (s *Server) label(q *api.QueryOptions, meta *api.QueryMeta) {
 // list answers a list of nouns: all gives the nouns of a namespace ("*": of all).
 func list[T, O any](ctx context.Context, s *Server, q *api.QueryOptions, meta *api.QueryMeta, k *kindOf[T], c acl.Capability,
 	all func(st *fsm.State, ns string) iter.Seq[T], show func(*fsm.State, T) O, tables ...string) ([]O, error) {
-	id := rpc.IdentityFrom(ctx)
-	allow := func(ns string) bool { return id.Allow(c, ns) }
+	allow := allowed(ctx, c)
 	var out []O
 	err := s.query(ctx, q, meta, func(st *fsm.State, w *fsm.WatchSet) (api.Index, error) {
 		w.Table(tables...)

@@ -27,11 +27,7 @@ func (s *Server) imageEndpoints() {
 }
 
 func findImage(ctx context.Context, c acl.Capability, st *fsm.State, ns, key string) (*api.Image, error) {
-	im, err := findOf(imageKind, ns, key, st.ImageByName, st.Image, st.Images())
-	if err != nil {
-		return nil, err
-	}
-	return im, visible(ctx, c, imageKind.noun, key, im.Namespace)
+	return findOf(imageKind, ns, key, allowed(ctx, c), st.ImageByName, st.Image, st.Images())
 }
 
 func (s *Server) imageDelete(ctx context.Context, req *api.DeleteRequest) (*api.WriteMeta, error) {

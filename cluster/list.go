@@ -155,13 +155,18 @@ func filterOf(expr string) (func(any) (bool, error), error) {
 }
 
 // findOf looks a noun up by name, by ID, or by an ID prefix of at least four
-// characters that only one has. byName and byID are direct look-ups.
-func findOf[T comparable](k *kindOf[T], ns, key string, byName func(ns, name string) T, byID func(api.ID) T, all iter.Seq[T]) (T, error) {
+// characters that only one has. An ID finds a noun in any namespace, so allow says
+// which the caller may see (nil: all): what it may not see is not there. byName
+// and byID are direct look-ups.
+func findOf[T comparable](k *kindOf[T], ns, key string, allow func(ns string) bool, byName func(ns, name string) T, byID func(api.ID) T, all iter.Seq[T]) (T, error) {
 	var none T
 	if key == "" {
 		return none, api.Errorf(api.CodeInvalid, "name or ID of the %s is missing", k.noun)
 	}
-	if v := byName(namespaceOf(ns), key); v != none {
+	visible := func(v T) bool {
+		return k.ns == nil || (ns == "" || ns == "*" || k.ns(v) == ns) && (allow == nil || allow(k.ns(v)))
+	}
+	if v := byName(namespaceOf(ns), key); v != none && visible(v) {
 		return v, nil
 	}
 	missing := api.Errorf(api.CodeNotFound, "%s %q not found", k.noun, key)
@@ -171,7 +176,6 @@ func findOf[T comparable](k *kindOf[T], ns, key string, byName func(ns, name str
 	if byID == nil {
 		return none, missing
 	}
-	visible := func(v T) bool { return k.ns == nil || ns == "" || ns == "*" || k.ns(v) == ns }
 	if id, err := api.ParseID(key); err == nil {
 		if v := byID(id); v != none && visible(v) {
 			return v, nil

@@ -105,7 +105,7 @@ func TestNounsAreFoundByNameIDAndPrefix(t *testing.T) {
 			}
 			return all[i]
 		}
-		return findOf(testKind, ns, key, byName, byID, slices.Values(all))
+		return findOf(testKind, ns, key, nil, byName, byID, slices.Values(all))
 	}
 	v, err := find("", "v3")
 	must.NoError(t, err)

@@ -30,7 +30,7 @@ func (s *Server) nodeEndpoints() {
 }
 
 func findNode(st *fsm.State, key string) (*api.Node, error) {
-	return findOf(nodeKind, "", key, func(_, name string) *api.Node { return st.NodeByName(name) }, st.Node, st.Nodes())
+	return findOf(nodeKind, "", key, nil, func(_, name string) *api.Node { return st.NodeByName(name) }, st.Node, st.Nodes())
 }
 
 func (s *Server) nodeUpdate(ctx context.Context, req *api.NodeUpdate) (*api.NodeResponse, error) {
@@ -102,6 +102,9 @@ func nodeStub(st *fsm.State, n *api.Node) *api.NodeStub {
 
 // nodeStats answers from the leader's memory: samples come with the beats.
 func (s *Server) nodeStats(ctx context.Context, req *api.GetRequest) (*api.NodeStatsResponse, error) {
+	if err := req.Refuse(api.NotNow...); err != nil {
+		return nil, err
+	}
 	n, err := findNode(s.fsm.State(), req.Key)
 	if err != nil {
 		return nil, err

@@ -204,6 +204,11 @@ func TestOrdersBeginWithAllAndGoOnWithChanges(t *testing.T) {
 	must.Len(t, 1, b.Orders)
 	must.Eq(t, 1, b.Orders[0].Reboots)
 
+	// What the hypervisor has paused can be ordered to go on.
+	must.NoError(t, n.report([]api.VMReport{{VMID: vm.ID, Epoch: 1, State: api.StatePaused, Reason: "io-error", Version: 1, Seq: 2}}))
+	mustCall[api.VMApplied](r, "VM.Power", &api.VMPower{Key: "web", Action: "resume"})
+	must.Eq(t, 1, next().Orders[0].Resumes)
+
 	// A change of the network reaches those who use it.
 	mustCall[api.NetworkResponse](r, "Network.Apply", &api.NetworkApply{Network: api.Network{Name: "lan", Type: "nat", CIDR: "10.9.0.0/24", MTU: 1400}})
 	must.Eq(t, 1400, next().Orders[0].Networks[0].MTU)

@@ -289,7 +289,7 @@ func (s *Server) orderOf(st *fsm.State, p *api.Placement) *api.Order {
 	}
 	o := &api.Order{
 		VMID: vm.ID, Namespace: vm.Namespace, Name: vm.Name, Epoch: p.Epoch, Index: max(vm.ModifyIndex, p.ModifyIndex),
-		Force: vm.ForceStop, Desired: p.Desired, Reboots: vm.Reboots, Resets: vm.Resets, Starts: vm.Starts,
+		Force: vm.ForceStop, Desired: p.Desired, Reboots: vm.Reboots, Resets: vm.Resets, Starts: vm.Starts, Resumes: vm.Resumes,
 		SpecVersion: vm.SpecVersion, Spec: &vm.Spec, Volumes: st.DiskVolumes(vm),
 	}
 	image := func(name string) {
@@ -370,7 +370,7 @@ func orderSum(o *api.Order) uint64 {
 		}
 		return 0
 	}
-	w(uint64(o.Epoch), o.Reboots, o.Resets, o.Starts, o.SpecVersion, flag(o.Force))
+	w(uint64(o.Epoch), o.Reboots, o.Resets, o.Starts, o.Resumes, o.SpecVersion, flag(o.Force))
 	h.WriteString(string(o.Desired))
 	for _, v := range o.Volumes {
 		h.Write(v.ID[:])

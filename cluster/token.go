@@ -133,7 +133,7 @@ func findToken(st *fsm.State, key string) (*api.Token, error) {
 		}
 		return nil
 	}
-	return findOf(tokenKind, "", key, byName, byID, tokens(st))
+	return findOf(tokenKind, "", key, nil, byName, byID, tokens(st))
 }
 
 func tokens(st *fsm.State) iter.Seq[*api.Token] {

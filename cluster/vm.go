@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/api/netconfig"
 	"github.com/novacron/novacron/cluster/acl"
 	"github.com/novacron/novacron/cluster/rpc"
 	"github.com/novacron/novacron/fsm"
@@ -36,20 +37,13 @@ func (s *Server) vmEndpoints() {
 // findVM finds a VM that the caller may see; one that it may not see is not
 // there.
 func findVM(ctx context.Context, c acl.Capability, st *fsm.State, ns, key string) (*api.VM, error) {
-	vm, err := findOf(vmKind, ns, key, st.VMByName, st.VM, st.VMs())
-	if err != nil {
-		return nil, err
-	}
-	return vm, visible(ctx, c, vmKind.noun, key, vm.Namespace)
+	return findOf(vmKind, ns, key, allowed(ctx, c), st.VMByName, st.VM, st.VMs())
 }
 
-// visible hides nouns of namespaces in which the caller has no right: an ID
-// finds a noun in any namespace.
-func visible(ctx context.Context, c acl.Capability, noun, key, ns string) error {
-	if rpc.IdentityFrom(ctx).Allow(c, ns) {
-		return nil
-	}
-	return api.Errorf(api.CodeNotFound, "%s %q not found", noun, key)
+// allowed tells the namespaces in which the caller may do something.
+func allowed(ctx context.Context, c acl.Capability) func(ns string) bool {
+	id := rpc.IdentityFrom(ctx)
+	return func(ns string) bool { return id.Allow(c, ns) }
 }
 
 // newIDs makes ids for the volumes that the disks of a spec may need.
@@ -61,8 +55,12 @@ func newIDs(n int) []api.ID {
 	return ids
 }
 
-// checkRules refuses constraints that the scheduler cannot read.
-func checkRules(spec *api.VMSpec) error {
+// checkSpec refuses what needs more to be read than package api has: constraints
+// that the scheduler cannot read, network configurations that no node takes.
+func checkSpec(spec *api.VMSpec) error {
+	if err := netconfig.CheckSpec(spec); err != nil {
+		return err
+	}
 	for _, c := range spec.Constraints {
 		if err := scheduler.CheckConstraint(c); err != nil {
 			return err
@@ -72,7 +70,7 @@ func checkRules(spec *api.VMSpec) error {
 }
 
 func (s *Server) vmApply(ctx context.Context, req *api.VMApply) (*api.VMApplied, error) {
-	if err := checkRules(&req.Spec); err != nil {
+	if err := checkSpec(&req.Spec); err != nil {
 		return nil, err
 	}
 	res, err := s.Apply(ctx, &fsm.VMApply{
@@ -233,6 +231,9 @@ func (s *Server) owner(ctx context.Context, c acl.Capability, ns, key string) (*
 }
 
 func (s *Server) vmStats(ctx context.Context, req *api.GetRequest) (*api.VMStatsResponse, error) {
+	if err := req.Refuse(api.NotNow...); err != nil {
+		return nil, err
+	}
 	vm, n, err := s.owner(ctx, acl.ReadVM, req.Namespace, req.Key)
 	if err != nil {
 		return nil, err

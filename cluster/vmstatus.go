@@ -244,24 +244,22 @@ func (s *Server) voterCount() int {
 	return n
 }
 
-// vmPlan answers what VM.Apply would do.
+// vmPlan answers what VM.Apply would do: the same command is tried, so that what
+// would be refused is refused here.
 func (s *Server) vmPlan(ctx context.Context, req *api.VMPlan) (*api.VMPlanned, error) {
-	if err := checkRules(&req.Spec); err != nil {
+	if err := checkSpec(&req.Spec); err != nil {
 		return nil, err
 	}
 	st := s.fsm.State()
 	spec := &req.Spec
 	old := st.VMByName(spec.Namespace, spec.Name)
-	if st.Namespace(spec.Namespace) == nil {
-		return nil, api.Errorf(api.CodeNotFound, "namespace %q not found", spec.Namespace)
+	if _, err := s.fsm.Try(&fsm.VMApply{ID: api.NewID(), Spec: *spec, VolumeIDs: newIDs(len(spec.Disks))}); err != nil {
+		return nil, err
 	}
 	out := &api.VMPlanned{QueryMeta: api.QueryMeta{Index: max(st.Index(), 1), KnownLeader: true}, Warnings: s.warnings(st, spec)}
 	next := &api.VM{ID: api.NewID(), Namespace: spec.Namespace, Name: spec.Name, Power: api.PowerRunning, SpecVersion: 1}
 	var was *api.VMSpec
 	if out.Create = old == nil; old != nil {
-		if old.Deleting {
-			return nil, api.Errorf(api.CodeState, "VM %q is being deleted", old.Name)
-		}
 		c := *old
 		next, was, out.CheckIndex = &c, &old.Spec, old.ModifyIndex
 	}
@@ -286,16 +284,15 @@ func (s *Server) warnings(st *fsm.State, spec *api.VMSpec) []string {
 	var out []string
 	warn := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
 	for _, name := range imagesOf(spec) {
-		switch im := st.ImageFor(spec.Namespace, name); {
-		case im == nil:
-			warn("image %q does not exist yet", name)
-		case im.State != api.ImageReady:
+		if im := st.ImageFor(spec.Namespace, name); im != nil && im.State != api.ImageReady {
 			warn("image %q is %s", name, im.State)
 		}
 	}
-	for i := range spec.NICs {
-		if n := spec.NICs[i].Network; st.Network(n) == nil {
-			warn("network %q does not exist yet", n)
+	if spec.CloudInit == nil {
+		for i := range spec.NICs {
+			if a := spec.NICs[i].Address; a != "" {
+				warn("the address %s has no effect without a cloud_init block, which tells it to the guest", a)
+			}
 		}
 	}
 	for i := range spec.Disks {

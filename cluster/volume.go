@@ -23,8 +23,8 @@ func (s *Server) volumeEndpoints() {
 	read(s, "Volume.List", acl.ReadVolume, s.volumeList)
 }
 
-func findVolume(st *fsm.State, ns, key string) (*api.Volume, error) {
-	return findOf(volumeKind, ns, key, st.VolumeByName, st.Volume, st.Volumes())
+func findVolume(ctx context.Context, c acl.Capability, st *fsm.State, ns, key string) (*api.Volume, error) {
+	return findOf(volumeKind, ns, key, allowed(ctx, c), st.VolumeByName, st.Volume, st.Volumes())
 }
 
 func (s *Server) volumeCreate(ctx context.Context, req *api.VolumeCreate) (*api.VolumeResponse, error) {
@@ -55,7 +55,7 @@ func (s *Server) volumeCreate(ctx context.Context, req *api.VolumeCreate) (*api.
 
 func (s *Server) volumeDelete(ctx context.Context, req *api.DeleteRequest) (*api.WriteMeta, error) {
 	return s.remove(ctx, func(st *fsm.State) (fsm.Command, error) {
-		v, err := findVolume(st, req.Namespace, req.Key)
+		v, err := findVolume(ctx, acl.WriteVolume, st, req.Namespace, req.Key)
 		if err != nil {
 			return nil, err
 		}
@@ -66,7 +66,7 @@ func (s *Server) volumeDelete(ctx context.Context, req *api.DeleteRequest) (*api
 func (s *Server) volumeGet(ctx context.Context, req *api.GetRequest) (*api.VolumeResponse, error) {
 	resp := &api.VolumeResponse{}
 	return resp, s.query(ctx, &req.QueryOptions, &resp.QueryMeta, func(st *fsm.State, w *fsm.WatchSet) (api.Index, error) {
-		v, err := findVolume(st, req.Namespace, req.Key)
+		v, err := findVolume(ctx, acl.ReadVolume, st, req.Namespace, req.Key)
 		if err != nil {
 			return 0, err
 		}

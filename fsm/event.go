@@ -141,6 +141,8 @@ func vmEvent(e *api.Event, old, v *api.VM, _ *State) any {
 		say("updated", "has a new spec, version %d", v.SpecVersion)
 	case v.Reboots != old.Reboots:
 		say("reboot", "is to be rebooted")
+	case v.Resumes != old.Resumes:
+		say("resume", "is to be resumed")
 	case v.Resets != old.Resets:
 		say("reset", "is to be reset")
 	case v.Power != old.Power:

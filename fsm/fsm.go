@@ -251,6 +251,24 @@ func (f *FSM) run(tx *Txn, cmd Command) (v any, err error) {
 	return cmd.apply(tx)
 }
 
+// Try answers what a command would if it came next, and changes nothing. It holds
+// up what is to be applied for as long as the command takes.
+func (f *FSM) Try(cmd Command) (any, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.Halted(); err != nil {
+		return nil, haltedError(err)
+	}
+	tx := f.begin()
+	tx.s.index++
+	tx.index, tx.now = tx.s.index, tx.s.meta.Time
+	v, err := f.run(tx, cmd)
+	if err != nil {
+		return nil, apiError(err)
+	}
+	return v, nil
+}
+
 // apiError makes sure that what a command answers has a code.
 func apiError(err error) *api.Error {
 	var e *api.Error

@@ -280,3 +280,34 @@ func TestIdempotencyIsCappedForEachCaller(t *testing.T) {
 	must.False(t, w.runWith(ns("a"), &IdemKey{Accessor: id('t', 1), Key: "0", BodyHash: []byte("b")}).Replayed, must.Sprint("the oldest went"))
 	must.True(t, w.runWith(ns("a"), &IdemKey{Accessor: id('t', 1), Key: "500", BodyHash: []byte("b")}).Replayed)
 }
+
+func TestTryChangesNothing(t *testing.T) {
+	w := region(t, 1)
+	w.vm(1, local("root"))
+	before, base, seen := w.s().Hash(), w.s(), len(w.seen)
+	spec := specOf("vm-2", local("root"))
+	v, err := w.f.Try(&VMApply{ID: id('m', 2), Spec: spec, VolumeIDs: volumeIDs(2, 1)})
+	must.NoError(t, err)
+	must.True(t, v.(*api.VMApplied).Created)
+	_, err = w.f.Try(&VMDelete{ID: id('m', 1)})
+	must.NoError(t, err)
+	for want, cmd := range map[api.Code]Command{
+		api.CodeNotFound: &VMApply{ID: id('m', 2), Spec: specOf("x", api.Disk{Name: "root", Image: "nope"}), VolumeIDs: volumeIDs(2, 1)},
+		api.CodeInvalid:  &VMApply{ID: id('m', 2), Spec: api.VMSpec{Name: "/"}},
+		api.CodeExists:   &VMApply{ID: id('m', 1), Spec: spec, VolumeIDs: volumeIDs(2, 1)},
+	} {
+		_, err := w.f.Try(cmd)
+		must.Eq(t, want, api.CodeOf(err))
+	}
+	must.True(t, base == w.s())
+	must.Eq(t, before, w.s().Hash())
+	must.Eq(t, seen, len(w.seen))
+	must.Eq(t, 1, w.s().VMCount())
+
+	// What comes after is as if nothing had been tried.
+	other := region(t, 1)
+	other.vm(1, local("root"))
+	w.vm(3, local("root"))
+	other.vm(3, local("root"))
+	must.Eq(t, other.s().Hash(), w.s().Hash())
+}

@@ -77,7 +77,7 @@ func (c *NamespaceDelete) apply(tx *Txn) (any, error) {
 	return nil, nil
 }
 
-func inUse(noun, name, by string) error {
+func inUse(noun, name, by string) *api.Error {
 	return api.Errorf(api.CodeInUse, "%s %q is in use by %s", noun, name, by)
 }
 

@@ -25,7 +25,7 @@ func (c *NetworkApply) Validate() error {
 	k.oneOf("type", n.Type, "bridge", "nat")
 	switch n.Type {
 	case "bridge":
-		if !ValidName(n.Bridge) || len(n.Bridge) > 15 {
+		if !validInterface(n.Bridge) {
 			k.fail("bridge", "%.80q is not the name of an interface", n.Bridge)
 		}
 	case "nat":
@@ -50,9 +50,47 @@ func (c *NetworkApply) apply(tx *Txn) (any, error) {
 	if err := checkIndex(c.CheckIndex, now, "network "+n.Name); err != nil {
 		return nil, err
 	}
+	if err := tx.networkChanges(old, &n); err != nil {
+		return nil, err
+	}
 	networkDef.put(tx, &n)
 	tx.made(api.ID{}, n.Name)
 	return &n, nil
+}
+
+// networkChanges refuses what would pull a network out from under the VMs that
+// are on it, and a subnet that hosts could not tell from that of another network.
+func (tx *Txn) networkChanges(old, n *api.Network) error {
+	if old != nil && (old.Type != n.Type || old.CIDR != n.CIDR || old.Bridge != n.Bridge) {
+		if vm := tx.networkUser(n.Name); vm != nil {
+			return inUse("network", n.Name, "VM "+vm.Namespace+"/"+vm.Name).WithHint("its type, cidr and bridge can change when no VM is on it")
+		}
+	}
+	mine, err := netip.ParsePrefix(n.CIDR)
+	if n.Type != "nat" || err != nil {
+		return nil
+	}
+	for o := range tx.s.Networks() {
+		if o.Name == n.Name || o.Type != "nat" {
+			continue
+		}
+		if theirs, err := netip.ParsePrefix(o.CIDR); err == nil && theirs.Overlaps(mine) {
+			return api.Errorf(api.CodeInUse, "cidr %s overlaps %s of network %q", mine, theirs, o.Name).WithDetail("cidr", "overlaps network %q", o.Name)
+		}
+	}
+	return nil
+}
+
+// networkUser returns a VM that has a NIC in a network, or nil.
+func (tx *Txn) networkUser(name string) *api.VM {
+	for vm := range tx.s.VMs() {
+		for i := range vm.Spec.NICs {
+			if vm.Spec.NICs[i].Network == name {
+				return vm
+			}
+		}
+	}
+	return nil
 }
 
 // NetworkDelete deletes a network that no VM uses. It answers nothing.
@@ -78,12 +116,8 @@ func (c *NetworkDelete) apply(tx *Txn) (any, error) {
 	if err := sameIndex(c.CheckIndex, n.ModifyIndex, "network "+c.Name); err != nil {
 		return nil, err
 	}
-	for vm := range tx.s.VMs() {
-		for i := range vm.Spec.NICs {
-			if vm.Spec.NICs[i].Network == c.Name {
-				return nil, inUse("network", c.Name, "VM "+vm.Namespace+"/"+vm.Name)
-			}
-		}
+	if vm := tx.networkUser(c.Name); vm != nil {
+		return nil, inUse("network", c.Name, "VM "+vm.Namespace+"/"+vm.Name)
 	}
 	networkDef.del(tx, c.Name)
 	return nil, nil

@@ -91,8 +91,21 @@ func TestNetworks(t *testing.T) {
 		w.refused(api.CodeInvalid, &NetworkApply{Network: bad})
 	}
 	w.refused(api.CodeExists, &NetworkApply{Network: api.Network{Name: "nat", Type: "nat"}, CheckIndex: ptr(uint64(0))})
+	// Two NAT networks never overlap: hosts have an address in each.
+	for _, cidr := range []string{"10.2.0.0/24", "10.2.0.128/25", "10.0.0.0/8"} {
+		w.refused(api.CodeInUse, &NetworkApply{Network: api.Network{Name: "other", Type: "nat", CIDR: cidr}})
+	}
+	w.ok(&NetworkApply{Network: api.Network{Name: "other", Type: "nat", CIDR: "10.3.0.0/24", Isolated: true}})
+	w.refused(api.CodeInUse, &NetworkApply{Network: api.Network{Name: "nat", Type: "nat", CIDR: "10.3.0.0/24"}})
+	w.ok(&NetworkApply{Network: api.Network{Name: "nat", Type: "nat", CIDR: "10.2.0.0/25"}})
+	w.ok(&NetworkDelete{Name: "other"})
+
 	w.vm(1)
 	w.refused(api.CodeInUse, &NetworkDelete{Name: "lan"})
+	// What a VM is on stays where it is; the rest may change.
+	w.refused(api.CodeInUse, &NetworkApply{Network: api.Network{Name: "lan", Type: "bridge", Bridge: "br1"}})
+	w.refused(api.CodeInUse, &NetworkApply{Network: api.Network{Name: "lan", Type: "nat", CIDR: "10.9.0.0/24"}})
+	w.ok(&NetworkApply{Network: api.Network{Name: "lan", Type: "bridge", Bridge: "br0", MTU: 9000, Description: "d"}})
 	w.refused(api.CodeConflict, &NetworkDelete{Name: "nat", CheckIndex: 1})
 	w.ok(&NetworkDelete{Name: "nat"})
 	w.refused(api.CodeNotFound, &NetworkDelete{Name: "nat"})

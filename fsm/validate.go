@@ -49,15 +49,15 @@ func (c *checker) id(field string, id api.ID) {
 	}
 }
 
-// name checks a name: letters, digits, '-', '_' and '.', beginning and ending
-// with a letter or a digit, at most 63 characters.
+// name checks a name: letters, digits, '-', '_' and '.', beginning with a letter
+// or a digit, at most 63 characters.
 func (c *checker) name(field, s string) {
 	if s == "" {
 		c.fail(field, "is missing")
 		return
 	}
 	if !ValidName(s) {
-		c.fail(field, "%.80q is not a name: want 1 to %d letters, digits, '-', '_' or '.', with a letter or digit at both ends", s, maxName)
+		c.fail(field, "%.80q is not a name: want 1 to %d letters, digits, '-', '_' or '.', beginning with a letter or digit", s, maxName)
 	}
 }
 
@@ -69,7 +69,17 @@ func (c *checker) optName(field, s string) {
 
 // ValidName reports whether s may be the name of a noun.
 func ValidName(s string) bool {
-	if s == "" || len(s) > maxName || !alnum(s[0]) || !alnum(s[len(s)-1]) {
+	return len(s) <= maxName && plainName(s)
+}
+
+// validInterface reports whether s may name a bridge of a host: like
+// api.ValidInterface, but for ever.
+func validInterface(s string) bool {
+	return len(s) <= 15 && plainName(s)
+}
+
+func plainName(s string) bool {
+	if s == "" || !alnum(s[0]) {
 		return false
 	}
 	for i := range len(s) {

@@ -93,7 +93,7 @@ func (c *VMApply) create(tx *Txn) (any, error) {
 	if tx.s.VM(c.ID) != nil {
 		return nil, api.Errorf(api.CodeExists, "VM %s exists already", c.ID)
 	}
-	if err := tx.references(&c.Spec); err != nil {
+	if err := tx.references(c.ID, &c.Spec); err != nil {
 		return nil, err
 	}
 	vm := &api.VM{
@@ -119,8 +119,9 @@ func (c *VMApply) create(tx *Txn) (any, error) {
 	return a, nil
 }
 
-// references checks that the nouns which a spec names exist.
-func (tx *Txn) references(s *api.VMSpec) error {
+// references checks that the nouns which the spec of a VM names exist, and that
+// nobody else has its addresses.
+func (tx *Txn) references(vm api.ID, s *api.VMSpec) error {
 	for i := range s.NICs {
 		if tx.s.Network(s.NICs[i].Network) == nil {
 			return api.Errorf(api.CodeNotFound, "network %q not found", s.NICs[i].Network).WithHint("see: novacron network list")
@@ -134,6 +135,32 @@ func (tx *Txn) references(s *api.VMSpec) error {
 			if im := tx.s.ImageFor(s.Namespace, name); im == nil || im.State == api.ImageDeleting {
 				return api.Errorf(api.CodeNotFound, "image %q not found", name).WithHint("see: novacron image list")
 			}
+		}
+	}
+	return tx.ownMACs(vm, s)
+}
+
+// ownMACs refuses a MAC address that another VM's spec has in the same network.
+// Only specs that name one cost a walk over the VMs.
+func (tx *Txn) ownMACs(id api.ID, s *api.VMSpec) error {
+	named := func(n api.NIC) bool { return n.MAC != "" }
+	if !slices.ContainsFunc(s.NICs, named) {
+		return nil
+	}
+	for vm := range tx.s.VMs() {
+		if vm.ID == id {
+			continue
+		}
+		for i := range vm.Spec.NICs {
+			n := &vm.Spec.NICs[i]
+			if n.MAC == "" || !slices.ContainsFunc(s.NICs, func(o api.NIC) bool { return o.MAC == n.MAC && o.Network == n.Network }) {
+				continue
+			}
+			by := "a VM of another namespace"
+			if vm.Namespace == s.Namespace {
+				by = "VM " + vm.Name
+			}
+			return inUse("MAC address", n.MAC, by)
 		}
 	}
 	return nil
@@ -239,7 +266,7 @@ func (tx *Txn) respec(old *api.VM, spec *api.VMSpec, ids []api.ID) (*api.VM, boo
 	if sameSpec(&old.Spec, spec) {
 		return old, false, nil
 	}
-	if err := tx.references(spec); err != nil {
+	if err := tx.references(old.ID, spec); err != nil {
 		return nil, false, err
 	}
 	vm := *old

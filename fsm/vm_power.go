@@ -55,6 +55,11 @@ func (c *VMPower) apply(tx *Txn) (any, error) {
 			return nil, api.Errorf(api.CodeState, "VM %q is stopped", vm.Name).WithHint("start it first: novacron vm start %s", vm.Name)
 		}
 		if vm.Power == want {
+			if p := tx.s.Placement(vm.ID); c.Action == "resume" && p != nil && p.State == api.StatePaused {
+				next.Resumes++ // the hypervisor paused it: an I/O error, a full disk
+				vmDef.put(tx, &next)
+				return tx.applied(&next, true), nil
+			}
 			return tx.applied(vm, false), nil
 		}
 		return tx.applied(tx.setPower(vm, want, false), true), nil

@@ -158,6 +158,13 @@ func TestVMPower(t *testing.T) {
 	w.refused(api.CodeState, &VMPower{ID: m, Action: "reboot"})
 	w.ok(&VMPower{ID: m, Action: "resume"})
 	must.False(t, w.ok(&VMPower{ID: m, Action: "resume"}).(*api.VMApplied).Changed)
+	must.Eq(t, 0, w.s().VM(m).Resumes)
+	// What the hypervisor paused is wanted running already: the order is counted.
+	w.report(1, 1, p.Epoch, api.StatePaused, func(r *api.VMReport) { r.Reason = "io-error" })
+	must.True(t, w.ok(&VMPower{ID: m, Action: "resume"}).(*api.VMApplied).Changed)
+	must.Eq(t, 1, w.s().VM(m).Resumes)
+	must.Eq(t, api.PowerRunning, w.s().VM(m).Power)
+	w.report(1, 1, p.Epoch, api.StateRunning)
 	w.ok(&VMPower{ID: m, Action: "reboot"})
 	w.ok(&VMPower{ID: m, Action: "reset"})
 	must.Eq(t, 1, w.s().VM(m).Reboots)
@@ -185,6 +192,31 @@ func TestVMPower(t *testing.T) {
 	must.Eq(t, api.PowerRunning, w.s().Placement(m).Desired)
 	must.Eq(t, api.Cores(2), w.s().Used(id('n', 1)).CPU)
 	must.NotNil(t, w.place(w.item(PlaceAdmit, 1, 1)).Err, must.Sprint("only once"))
+}
+
+// X13: one MAC address, one VM of a network.
+func TestMACAddressesAreOfOneVM(t *testing.T) {
+	w := region(t, 1)
+	w.ok(&NetworkApply{Network: api.Network{Name: "wan", Type: "bridge", Bridge: "br1"}})
+	w.ok(&NamespaceApply{Namespace: api.Namespace{Name: "dev"}})
+	const mac = "52:54:00:00:00:01"
+	with := func(name, ns, network string) *VMApply {
+		s := specOf(name)
+		s.Namespace, s.NICs = ns, []api.NIC{{Network: network, MAC: mac}}
+		return &VMApply{ID: id('m', int(w.index)+10), Spec: s}
+	}
+	vm := w.ok(with("a", "default", "lan")).(*api.VMApplied).VM
+	must.StrContains(t, w.refused(api.CodeInUse, with("b", "default", "lan")).Message, "VM a")
+	must.StrNotContains(t, w.refused(api.CodeInUse, with("b", "dev", "lan")).Message, "VM a")
+	w.ok(with("b", "default", "wan"))
+	w.refused(api.CodeInUse, with("b", "default", "lan"))
+	s := vm.Spec
+	s.Description = "its own is no other's"
+	w.ok(&VMApply{ID: vm.ID, Spec: s})
+	s.NICs = []api.NIC{{Network: "lan"}}
+	w.ok(&VMApply{ID: vm.ID, Spec: s})
+	w.ok(with("c", "dev", "lan"))
+	w.refused(api.CodeInUse, &VMRevert{ID: vm.ID, Version: 1})
 }
 
 func TestVMProtectionRefusesDeleteAndReset(t *testing.T) {

@@ -278,8 +278,8 @@ func (z *poolMark) Msgsize() (s int) {
 func (z *record) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	// check for omitted fields
-	zb0001Len := uint32(36)
-	var zb0001Mask uint64 /* 36 bits */
+	zb0001Len := uint32(37)
+	var zb0001Mask uint64 /* 37 bits */
 	_ = zb0001Mask
 	if z.Namespace == "" {
 		zb0001Len--
@@ -376,6 +376,10 @@ func (z *record) MarshalMsg(b []byte) (o []byte, err error) {
 	if z.WindowCount == 0 {
 		zb0001Len--
 		zb0001Mask |= 0x400000000
+	}
+	if z.Resumes == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x1000000000
 	}
 	// variable map header, size zb0001Len
 	o = msgp.AppendMapHeader(o, zb0001Len)
@@ -585,6 +589,11 @@ func (z *record) MarshalMsg(b []byte) (o []byte, err error) {
 		if err != nil {
 			err = msgp.WrapError(err, "NextStart")
 			return
+		}
+		if (zb0001Mask & 0x1000000000) == 0 { // if not omitted
+			// string "resumes"
+			o = append(o, 0xa7, 0x72, 0x65, 0x73, 0x75, 0x6d, 0x65, 0x73)
+			o = msgp.AppendUint64(o, z.Resumes)
 		}
 	}
 	return
@@ -824,6 +833,12 @@ func (z *record) UnmarshalMsg(bts []byte) (o []byte, err error) {
 				err = msgp.WrapError(err, "NextStart")
 				return
 			}
+		case "resumes":
+			z.Resumes, bts, err = msgp.ReadUint64Bytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Resumes")
+				return
+			}
 		default:
 			bts, err = msgp.Skip(bts)
 			if err != nil {
@@ -838,6 +853,6 @@ func (z *record) UnmarshalMsg(bts []byte) (o []byte, err error) {
 
 // Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
 func (z *record) Msgsize() (s int) {
-	s = 3 + 3 + z.ID.Msgsize() + 3 + msgp.StringPrefixSize + len(z.Namespace) + 5 + msgp.StringPrefixSize + len(z.Name) + 6 + z.Epoch.Msgsize() + 4 + msgp.Uint64Size + 4 + msgp.Uint64Size + 8 + msgp.BoolSize + 5 + z.Tomb.Msgsize() + 11 + msgp.BoolSize + 8 + z.Desired.Msgsize() + 6 + msgp.BoolSize + 8 + msgp.Uint64Size + 7 + msgp.Uint64Size + 7 + msgp.Uint64Size + 13 + msgp.Uint64Size + 8 + z.Restart.Msgsize() + 13 + z.StopTimeout.Msgsize() + 3 + msgp.StringPrefixSize + len(z.HA) + 13 + msgp.Uint64Size + 12 + msgp.Uint64Size + 6 + msgp.StringPrefixSize + len(z.Phase) + 8 + z.StopBy.Msgsize() + 6 + msgp.BoolSize + 10 + z.RunEpoch.Msgsize() + 12 + msgp.Uint64Size + 5 + msgp.StringPrefixSize + len(z.BootID) + 11 + z.StartTime.Msgsize() + 8 + msgp.BoolSize + 6 + msgp.BoolSize + 6 + z.State.Msgsize() + 7 + msgp.StringPrefixSize + len(z.Reason) + 8 + msgp.StringPrefixSize + len(z.Message) + 9 + msgp.Uint32Size + 7 + z.WindowStart.Msgsize() + 6 + msgp.Int32Size + 5 + z.NextStart.Msgsize()
+	s = 3 + 3 + z.ID.Msgsize() + 3 + msgp.StringPrefixSize + len(z.Namespace) + 5 + msgp.StringPrefixSize + len(z.Name) + 6 + z.Epoch.Msgsize() + 4 + msgp.Uint64Size + 4 + msgp.Uint64Size + 8 + msgp.BoolSize + 5 + z.Tomb.Msgsize() + 11 + msgp.BoolSize + 8 + z.Desired.Msgsize() + 6 + msgp.BoolSize + 8 + msgp.Uint64Size + 7 + msgp.Uint64Size + 7 + msgp.Uint64Size + 13 + msgp.Uint64Size + 8 + z.Restart.Msgsize() + 13 + z.StopTimeout.Msgsize() + 3 + msgp.StringPrefixSize + len(z.HA) + 13 + msgp.Uint64Size + 12 + msgp.Uint64Size + 6 + msgp.StringPrefixSize + len(z.Phase) + 8 + z.StopBy.Msgsize() + 6 + msgp.BoolSize + 10 + z.RunEpoch.Msgsize() + 12 + msgp.Uint64Size + 5 + msgp.StringPrefixSize + len(z.BootID) + 11 + z.StartTime.Msgsize() + 8 + msgp.BoolSize + 6 + msgp.BoolSize + 6 + z.State.Msgsize() + 7 + msgp.StringPrefixSize + len(z.Reason) + 8 + msgp.StringPrefixSize + len(z.Message) + 9 + msgp.Uint32Size + 7 + z.WindowStart.Msgsize() + 6 + msgp.Int32Size + 5 + z.NextStart.Msgsize() + 8 + msgp.Uint64Size
 	return
 }

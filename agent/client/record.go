@@ -54,6 +54,8 @@ type record struct {
 	WindowStart api.Time `msg:"window,omitempty"`
 	WindowCount int32    `msg:"count,omitempty"`
 	NextStart   api.Time `msg:"next,omitempty"`
+
+	Resumes uint64 `msg:"resumes,omitempty"`
 }
 
 // The intents.

@@ -248,7 +248,7 @@ func (m *machine) adopt(d dom, e env) {
 	case m.Phase == phaseStop:
 		m.State = api.StateStopping
 	case d.kind == domRunning:
-		m.State, m.Reason = api.StateRunning, ""
+		m.State, m.Reason, m.Unpause = api.StateRunning, "", false
 	case d.kind == domPaused:
 		m.State, m.Reason = api.StatePaused, d.reason
 	case d.kind == domDead:

@@ -33,7 +33,8 @@ func (m *machine) absorb(o *api.Order, generation uint64) verdict {
 	if o.SpecVersion != m.SpecVersion {
 		m.wait[opPrepare], m.wait[opStart] = backoff{}, backoff{}
 	}
-	m.Unpause = o.Desired == api.PowerRunning && (m.Unpause || m.Desired == api.PowerPaused)
+	resume := m.Desired == api.PowerPaused || o.Resumes > m.Resumes && !fresh
+	m.Unpause = o.Desired == api.PowerRunning && (m.Unpause || resume)
 	m.prepared, m.confirmed, m.Revoked = false, true, false
 	if m.State == api.StateAbsent {
 		m.State = api.StatePending
@@ -41,7 +42,7 @@ func (m *machine) absorb(o *api.Order, generation uint64) verdict {
 	m.Epoch, m.Generation, m.Index = o.Epoch, generation, o.Index
 	m.Namespace, m.Name = o.Namespace, o.Name
 	m.Desired, m.Force, m.Reboots, m.Resets, m.Starts = o.Desired, o.Force, o.Reboots, o.Resets, o.Starts
-	m.SpecVersion = o.SpecVersion
+	m.SpecVersion, m.Resumes = o.SpecVersion, o.Resumes
 	if o.Spec != nil {
 		m.Restart, m.StopTimeout, m.HA = o.Spec.Restart, o.Spec.StopTimeout, o.Spec.HA.Policy
 	}

@@ -170,6 +170,34 @@ func TestGuestPausedByAnErrorIsResumedOnlyByAnOrder(t *testing.T) {
 	must.Eq(t, opResume, s.order(with(func(o *api.Order) { o.Index = 30 })))
 }
 
+func TestOrderedResumeIsDoneOnceWhateverPausedTheGuest(t *testing.T) {
+	s := running(t)
+	must.Eq(t, opNone, s.see(dom{kind: domPaused, reason: "io-error"}))
+	resume := func(n uint64, idx api.Index) op {
+		return s.order(with(func(o *api.Order) { o.Resumes, o.Index = n, idx }))
+	}
+	must.Eq(t, opResume, resume(1, 30))
+	s.done(resOK)
+	must.Eq(t, api.StateRunning, s.m.State)
+	must.Eq(t, opNone, s.see(dom{kind: domPaused, reason: "io-error"})) // the disk is still full
+	must.Eq(t, opNone, resume(1, 31))
+	// An order that finds the guest running is spent: what comes later is not resumed for it.
+	must.Eq(t, opResume, resume(2, 32))
+	s.done(resUnknown)
+	must.Eq(t, opNone, s.see(dom{kind: domRunning, epoch: 1}))
+	must.Eq(t, opNone, s.see(dom{kind: domPaused, reason: "io-error"}))
+	// It is kept in the journal until it is done.
+	must.Eq(t, opNone, resume(3, 33)) // not again so soon
+	must.Eq(t, opResume, s.after(time.Minute))
+	s = &script{t: t, m: newMachine(s.m.record, true), e: s.e}
+	s.see(dom{kind: domPaused, reason: "io-error", epoch: 1})
+	must.Eq(t, opResume, resume(3, 33))
+	// What was ordered before this node held the VM is not for this node.
+	s = newScript(t)
+	resume(7, 20)
+	must.Eq(t, opNone, s.see(dom{kind: domPaused, reason: "io-error", epoch: 1}))
+}
+
 func TestStopOfAPausedGuestResumesItFirst(t *testing.T) {
 	s := running(t)
 	s.order(with(func(o *api.Order) { o.Desired = api.PowerPaused }))

@@ -21,17 +21,16 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"gopkg.in/yaml.v3"
-
 	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/api/netconfig"
 )
 
 // The limits of a seed.
 const (
-	MaxUserData      = 256 << 10
-	MaxNetworkConfig = 64 << 10
-	MaxSSHKeys       = 64
-	maxSSHKey        = 16 << 10
+	MaxUserData      = api.MaxUserData
+	MaxNetworkConfig = api.MaxNetworkConfig
+	MaxSSHKeys       = api.MaxSSHKeys
+	maxSSHKey        = api.MaxSSHKey
 )
 
 // Seed is what a guest is told.
@@ -161,7 +160,7 @@ type nameservers struct {
 
 func (s *Seed) network() ([]byte, error) {
 	if len(s.NetworkConfig) > 0 {
-		return s.NetworkConfig, checkNetwork(s.NetworkConfig)
+		return s.NetworkConfig, netconfig.Check(s.NetworkConfig)
 	}
 	if !slices.ContainsFunc(s.NICs, func(n NIC) bool { return n.Address.IsValid() }) {
 		return nil, nil
@@ -194,50 +193,6 @@ func (s *Seed) network() ([]byte, error) {
 		Version   int                 `json:"version"`
 		Ethernets map[string]ethernet `json:"ethernets"`
 	}{2, eths})
-}
-
-// checkNetwork accepts YAML that is a mapping with a version and holds nothing
-// that a parser could run or blow up: no tags of its own, no aliases.
-func checkNetwork(b []byte) error {
-	if len(b) > MaxNetworkConfig {
-		return bad("network_config", "has more than %d bytes", MaxNetworkConfig)
-	}
-	var doc yaml.Node
-	if err := yaml.Unmarshal(b, &doc); err != nil || len(doc.Content) != 1 {
-		return bad("network_config", "is not YAML")
-	}
-	top := doc.Content[0]
-	if !plain(top) {
-		return bad("network_config", "has tags or aliases")
-	}
-	if inner := child(top, "network"); inner != nil {
-		top = inner
-	}
-	if v := child(top, "version"); v == nil || v.Value != "1" && v.Value != "2" {
-		return bad("network_config", "must be a mapping with version 1 or 2")
-	}
-	return nil
-}
-
-var coreTags = []string{"!!str", "!!int", "!!float", "!!bool", "!!null", "!!map", "!!seq", "!!timestamp"}
-
-func plain(n *yaml.Node) bool {
-	if n.Kind == yaml.AliasNode || n.Anchor != "" || !slices.Contains(coreTags, n.ShortTag()) {
-		return false
-	}
-	return !slices.ContainsFunc(n.Content, func(c *yaml.Node) bool { return !plain(c) })
-}
-
-func child(n *yaml.Node, key string) *yaml.Node {
-	if n.Kind != yaml.MappingNode {
-		return nil
-	}
-	for i := 0; i+1 < len(n.Content); i += 2 {
-		if n.Content[i].Value == key {
-			return n.Content[i+1]
-		}
-	}
-	return nil
 }
 
 func bad(field, format string, args ...any) error {

@@ -174,7 +174,7 @@ func TestOverridesAndSpoofedHeadersAreIgnored(t *testing.T) {
 	t.Parallel()
 	f := newFake()
 	f.answer("VM.Get", &api.VMResponse{})
-	h := New(Config{Backend: f, Rate: 1, Burst: 2})
+	h := New(Config{Backend: f, Rate: 1e-9, Burst: 2})
 	for i := range 2 {
 		w, _ := do(h, "GET", "/v1/vm/web", "", "X-HTTP-Method-Override", "DELETE", "X-Forwarded-For", fmt.Sprintf("10.0.0.%d", i), "Host", "evil")
 		must.Eq(t, 200, w.Code)

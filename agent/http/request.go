@@ -2,6 +2,7 @@ package http
 
 import (
 	"context"
+	"io"
 	"mime"
 	"net/http"
 	"net/url"
@@ -176,7 +177,11 @@ func isHCL(r *http.Request) bool {
 // deadline gives a request its time: that of a query that blocks is longer.
 func (s *Server) deadline(w http.ResponseWriter, r *http.Request, ctx *context.Context) error {
 	d := s.cfg.Timeout
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(d)) // of the body
+	if r.Body != nil && r.Body != http.NoBody {
+		rc := http.NewResponseController(w)
+		_ = rc.SetReadDeadline(time.Now().Add(d))
+		r.Body = &timedBody{r.Body, rc}
+	}
 	q := r.URL.Query()
 	if q.Has("index") {
 		wait := time.Duration(api.DefaultWait)
@@ -192,6 +197,22 @@ func (s *Server) deadline(w http.ResponseWriter, r *http.Request, ctx *context.C
 	c, cancel := context.WithTimeout(*ctx, d)
 	*ctx, seenOf(r.Context()).cancel = c, cancel
 	return nil
+}
+
+// timedBody lifts the deadline for reading once the body has been read: with
+// HTTP/1.1 the server then listens whether the caller is still there, and would
+// take the deadline for its leaving.
+type timedBody struct {
+	io.ReadCloser
+	rc *http.ResponseController
+}
+
+func (b *timedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err == io.EOF {
+		_ = b.rc.SetReadDeadline(time.Time{})
+	}
+	return n, err
 }
 
 func badParam(name, format string, args ...any) error {

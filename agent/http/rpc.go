@@ -4,6 +4,7 @@ import (
 	"net/http"
 
 	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/api/netconfig"
 )
 
 // msg is a pointer to T that travels by RPC.
@@ -18,7 +19,17 @@ func prepare(req any) error {
 		c.Canonicalize()
 	}
 	if v, ok := req.(api.Validator); ok {
-		return v.Validate()
+		if err := v.Validate(); err != nil {
+			return err
+		}
+	}
+	switch r := req.(type) {
+	case *api.VMApply:
+		return netconfig.CheckSpec(&r.Spec)
+	case *api.VMPlan:
+		return netconfig.CheckSpec(&r.Spec)
+	case *api.VMSpec:
+		return netconfig.CheckSpec(r)
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -90,12 +91,14 @@ func TestVMEvents(t *testing.T) {
 	f.answer("VM.Get", &api.VMResponse{VM: &api.VM{ID: id}})
 	f.answer("Event.List", &api.EventListResponse{Items: []*api.Event{{Index: 1}}})
 	_, c := serve(t, Config{Backend: f})
-	ev, err := c.VMs().Events(t.Context(), "web", &api.QueryOptions{Namespace: "team-a"})
+	ev, err := c.VMs().Events(t.Context(), "web", &api.EventListRequest{QueryOptions: api.QueryOptions{Namespace: "team-a", Filter: "type == x"}, Limit: 7})
 	must.NoError(t, err)
 	must.Len(t, 1, ev.Items)
 	req := f.last(t).req.(*api.EventListRequest)
 	must.Eq(t, id.String(), req.Related)
 	must.Eq(t, "team-a", req.Namespace)
+	must.Eq(t, "type == x", req.Filter)
+	must.Eq(t, 7, req.Limit)
 	// By id the VM need not exist any more.
 	f.refuse("VM.Get", api.Errorf(api.CodeNotFound, "gone"))
 	_, err = c.VMs().Events(t.Context(), id.String(), nil)
@@ -188,6 +191,50 @@ func TestDeadlineReachesTheBackend(t *testing.T) {
 	rec := httptest.NewRecorder()
 	h.ServeHTTP(rec, httptest.NewRequestWithContext(ctx, "GET", "/v1/vms", nil))
 	must.Eq(t, 499, rec.Code)
+}
+
+// With HTTP/1.1 a server reads ahead while a handler works: a deadline that is
+// left on the connection would end the query.
+func TestBlockingQueriesOutliveTheTimeoutOfBodies(t *testing.T) {
+	t.Parallel()
+	f := newFake()
+	ended := make(chan error, 1)
+	f.hook = func(ctx context.Context, method string) {
+		switch method {
+		case "VM.List":
+			select {
+			case <-ctx.Done():
+			case <-time.After(200 * time.Millisecond):
+			}
+			ended <- ctx.Err()
+		case "VM.Apply":
+			<-ctx.Done()
+		}
+	}
+	f.answer("VM.List", &api.VMListResponse{})
+	f.refuse("VM.Apply", context.DeadlineExceeded)
+	srv, _ := serve(t, Config{Backend: f, Timeout: 50 * time.Millisecond})
+	resp, err := http.Get(srv.URL + "/v1/vms?index=1&wait=60s")
+	must.NoError(t, err)
+	_ = resp.Body.Close()
+	must.Eq(t, "HTTP/1.1", resp.Proto)
+	must.NoError(t, <-ended)
+	must.Eq(t, 200, resp.StatusCode)
+	resp, err = http.Post(srv.URL+"/v1/vms", mimeJSON, strings.NewReader(goodBody))
+	must.NoError(t, err)
+	_ = resp.Body.Close()
+	must.Eq(t, 504, resp.StatusCode)
+	// A body that does not come is still not waited for.
+	conn, err := net.Dial("tcp", srv.Listener.Addr().String())
+	must.NoError(t, err)
+	defer conn.Close()
+	must.NoError(t, conn.SetDeadline(time.Now().Add(time.Minute)))
+	_, err = io.WriteString(conn, "POST /v1/vms HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{")
+	must.NoError(t, err)
+	line := make([]byte, 12)
+	_, err = io.ReadFull(conn, line)
+	must.NoError(t, err)
+	must.Eq(t, "HTTP/1.1 400", string(line))
 }
 
 func TestAgentEndpointsAreGuarded(t *testing.T) {

@@ -256,12 +256,18 @@ func TestConsoleRefusals(t *testing.T) {
 // returns the first other code.
 func eventually(t *testing.T, call func() error, not api.Code) api.Code {
 	t.Helper()
-	for t.Context().Err() == nil {
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
 		if code := api.CodeOf(call()); code != not {
 			return code
 		}
+		select {
+		case <-tick.C:
+		case <-t.Context().Done():
+			return not
+		}
 	}
-	return not
 }
 
 func TestConsoleTickets(t *testing.T) {

@@ -57,6 +57,7 @@ var hostile = map[string]func(m *hypervisor.Machine){
 	"X15c 1 KiB":                      func(m *hypervisor.Machine) { m.Memory = api.KiB },
 	"X15d odd memory":                 func(m *hypervisor.Machine) { m.Memory = 64*api.MiB + 1 },
 	"X16 CPU model with options":      func(m *hypervisor.Machine) { m.CPU.Model = "host,+vmx,l3-cache=on" },
+	"read-only SATA disk":             func(m *hypervisor.Machine) { m.Disks[1].ReadOnly = true },
 	"X18 folder":                      func(m *hypervisor.Machine) { m.Disks[0].Path = "/" },
 	"X19 no id":                       func(m *hypervisor.Machine) { m.ID = api.ID{} },
 	"X20 control characters":          func(m *hypervisor.Machine) { m.Cmdline = "a\x01b" },

@@ -15,19 +15,18 @@ import (
 
 // The limits of a Machine.
 const (
-	MaxCores   = 512
+	MaxCores   = api.MaxCores
 	MinMemory  = api.MiB
-	MaxMemory  = 64 * api.TiB
-	MaxDisks   = 24
-	MaxNICs    = 16
-	MaxCmdline = 2048 // what Linux takes
+	MaxMemory  = api.MaxMemory
+	MaxDisks   = api.MaxDisks
+	MaxNICs    = api.MaxNICs
+	MaxCmdline = api.MaxCmdline
 	maxPath    = 1024
 )
 
 var (
-	nameRE   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$`)
-	modelRE  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
-	bridgeRE = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,14}$`)
+	nameRE  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$`)
+	modelRE = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 )
 
 // Validate refuses a Machine that no hypervisor must ever see. It is the last
@@ -78,6 +77,7 @@ func (m *Machine) validateDisks(v *findings) {
 		paths[d.Path] = true
 		v.check(d.Format == "qcow2" || d.Format == "raw", f("format"), "must be qcow2 or raw")
 		v.check(slices.Contains([]string{"", "virtio", "sata", "scsi"}, d.Bus), f("bus"), "must be virtio, sata or scsi")
+		v.check(!d.ReadOnly || d.Bus != api.BusSATA, f("read_only"), "is not possible on the bus sata")
 		v.check(d.Boot >= 0 && d.Boot <= 100 && (d.Boot == 0 || !orders[d.Boot]), f("boot"), "must be unique and at most 100")
 		orders[d.Boot] = true
 		if d.Backing != "" {
@@ -100,7 +100,7 @@ func (m *Machine) validateNICs(v *findings) {
 		v.check(!ok || !macs[hw.String()], f("mac"), "is used twice")
 		macs[hw.String()] = true
 		v.check(slices.Contains([]string{"", "virtio", "e1000", "e1000e"}, n.Model), f("model"), "must be virtio, e1000 or e1000e")
-		v.check(bridgeRE.MatchString(n.Bridge), f("bridge"), "is not the name of a bridge")
+		v.check(api.ValidInterface(n.Bridge), f("bridge"), "is not the name of a bridge")
 		v.check(n.MTU == 0 || n.MTU >= 68 && n.MTU <= 65535, f("mtu"), "must be 68 to 65535")
 	}
 }

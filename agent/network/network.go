@@ -87,13 +87,9 @@ func PlanOf(n *api.Network) (Plan, error) {
 	if cidr == "" {
 		cidr = DefaultCIDR
 	}
-	p, err := netip.ParsePrefix(cidr)
-	if err != nil || !p.Addr().Is4() {
-		return bad("%q is not an IPv4 subnet such as %s", cidr, DefaultCIDR)
-	}
-	p = p.Masked()
-	if p.Bits() < 8 || p.Bits() > 29 || !p.Addr().IsPrivate() {
-		return bad("%s must be a private subnet between /8 and /29", p)
+	p, err := api.ParseSubnet(cidr)
+	if err != nil {
+		return bad("%v", err)
 	}
 	if n.MTU != 0 && (n.MTU < 576 || n.MTU > 65535) {
 		return bad("mtu must be 576 to 65535")
