@@ -29,6 +29,7 @@ type fakeNode struct {
 	pool    *rpc.Pool
 	servers rpc.Caller
 	seq     *atomic.Uint64
+	hush    context.CancelFunc // ends the beats; set by ready
 
 	mu     *sync.Mutex       // a pointer, so that a test can copy the node
 	images map[string][]byte // by checksum
@@ -137,35 +138,67 @@ func (n *fakeNode) imageGet(_ context.Context, q *api.ImageFetch, s api.Stream) 
 	return s.Send(&api.Chunk{Data: b})
 }
 
+// call calls the servers, again for as long as there is no leader: what nodes
+// say may be said twice.
+func (n *fakeNode) call(method string, req, resp api.Message) error {
+	n.t.Helper()
+	var err error
+	eventually(n.t, method+" has an outcome", func() bool {
+		err = n.servers.Call(n.t.Context(), method, req, resp)
+		return !leaderLost(err)
+	})
+	return err
+}
+
 func (n *fakeNode) register(found ...api.VMReport) (*api.NodeRegistered, error) {
+	n.t.Helper()
 	resp := &api.NodeRegistered{}
 	node := n.node
-	return resp, n.servers.Call(n.t.Context(), "Node.Register", &api.NodeRegister{Node: &node, SessionID: n.session, Found: found}, resp)
+	return resp, n.call("Node.Register", &api.NodeRegister{Node: &node, SessionID: n.session, Found: found}, resp)
+}
+
+func (n *fakeNode) newBeat() *api.NodeBeat {
+	return &api.NodeBeat{
+		NodeID: n.node.ID, SessionID: n.session, BootID: n.node.BootID, Seq: n.seq.Add(1),
+		Stats: &api.NodeStats{NodeID: n.node.ID, CPUPercent: 12.5},
+	}
 }
 
 func (n *fakeNode) beat() (*api.NodeBeaten, error) {
+	n.t.Helper()
 	resp := &api.NodeBeaten{}
-	err := n.servers.Call(n.t.Context(), "Node.Beat", &api.NodeBeat{
-		NodeID: n.node.ID, SessionID: n.session, BootID: n.node.BootID, Seq: n.seq.Add(1),
-		Stats: &api.NodeStats{NodeID: n.node.ID, CPUPercent: 12.5},
-	}, resp)
-	return resp, err
+	return resp, n.call("Node.Beat", n.newBeat(), resp)
 }
 
 func (n *fakeNode) report(vms []api.VMReport, vols ...api.VolumeReport) error {
-	return n.servers.Call(n.t.Context(), "Node.Report", &api.NodeReport{NodeID: n.node.ID, SessionID: n.session, VMs: vms, Volumes: vols}, &api.WriteMeta{})
+	n.t.Helper()
+	return n.call("Node.Report", &api.NodeReport{NodeID: n.node.ID, SessionID: n.session, VMs: vms, Volumes: vols}, &api.WriteMeta{})
 }
 
-// ready registers and beats until the servers say that the node is ready.
+// ready registers and beats until the servers say that the node is ready. The
+// node beats on until quiet, or the end of the test.
 func (n *fakeNode) ready() *fakeNode {
 	n.t.Helper()
 	_, err := n.register()
 	must.NoError(n.t, err)
 	_, err = n.beat()
 	must.NoError(n.t, err)
+	ctx, cancel := context.WithCancel(n.t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for pause(ctx, time.Second) {
+			// One that fails is made good by the next.
+			_ = n.servers.Call(ctx, "Node.Beat", n.newBeat(), &api.NodeBeaten{})
+		}
+	})
+	n.hush = func() { cancel(); wg.Wait() }
+	n.t.Cleanup(n.hush)
 	n.status(api.NodeReady)
 	return n
 }
+
+// quiet ends the node's own beats: it is silent from now on.
+func (n *fakeNode) quiet() { n.hush() }
 
 func (n *fakeNode) status(want api.NodeStatus) {
 	n.t.Helper()
@@ -183,6 +216,19 @@ func (n *fakeNode) orders(m *machine, minIndex api.Index) (api.Stream, context.C
 		cancel()
 	}
 	return st, cancel, err
+}
+
+// nextOrders is the next batch that says something: not one that only keeps the
+// stream alive.
+func nextOrders(t *testing.T, st api.Stream) *api.OrderBatch {
+	t.Helper()
+	for {
+		b := &api.OrderBatch{}
+		must.NoError(t, st.Recv(b))
+		if b.Full || len(b.Orders)+len(b.Volumes)+len(b.Images) > 0 {
+			return b
+		}
+	}
 }
 
 // ordersError opens the stream and returns why it ends without an order.

@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"time"
 
@@ -71,6 +72,18 @@ func withBody(ctx context.Context, method string, req api.Message) (context.Cont
 	}
 	sum := sha256.Sum256(b)
 	return context.WithValue(ctx, bodyKey{}, sum[:]), nil
+}
+
+// stepOf is ctx for one of several commands of a call: each has an idempotency
+// key of its own, derived from the caller's.
+func stepOf(ctx context.Context, step string) context.Context {
+	call := api.CallFrom(ctx)
+	if call.IdempotencyKey == "" {
+		return ctx
+	}
+	sum := sha256.Sum256([]byte(step + "\x00" + call.IdempotencyKey))
+	call.IdempotencyKey = hex.EncodeToString(sum[:])
+	return api.WithCall(ctx, call)
 }
 
 // propose is Apply without the question whether this server is ready to lead:

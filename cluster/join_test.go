@@ -21,7 +21,7 @@ func (r *region) onDisk(dir string, join ...string) *machine {
 	r.t.Helper()
 	m := &machine{cfg: Config{
 		Dir: dir, Bind: "127.0.0.1:0", SerfBind: "127.0.0.1:0", Join: join, Logger: testLogger(r.t),
-		Multiplier: 0.2, StabilizationTime: 50 * time.Millisecond, HashEvery: -1, fastGossip: true, leaveDelay: 10 * time.Millisecond,
+		Multiplier: ProfileNormal, StabilizationTime: 50 * time.Millisecond, HashEvery: -1, fastGossip: true, leaveDelay: 10 * time.Millisecond,
 	}}
 	m.cfg.Halt = func(err error) { m.halted.Store(&err) }
 	s, err := New(r.t.Context(), m.cfg)
@@ -52,6 +52,16 @@ func bootstrapAt(t *testing.T, dir string) (*api.TokenCreated, *api.Error) {
 	out := &api.TokenCreated{}
 	must.NoError(t, json.NewDecoder(resp.Body).Decode(out))
 	return out, nil
+}
+
+// joined is Join, again for as long as there is no leader.
+func joined(t *testing.T, dir string, o JoinOptions) (id *Identity, err error) {
+	t.Helper()
+	eventually(t, o.Name+" has its answer", func() bool {
+		id, err = Join(t.Context(), dir, o)
+		return !leaderLost(err)
+	})
+	return id, err
 }
 
 func TestAClusterIsMadeAndJoinedOverTLS(t *testing.T) {
@@ -86,7 +96,7 @@ func TestAClusterIsMadeAndJoinedOverTLS(t *testing.T) {
 	opts := func(secret, role, name string) JoinOptions {
 		return JoinOptions{Addresses: []string{"127.0.0.1:1", a.self.Address}, Secret: secret, Role: role, Name: name, MachineID: "m-" + name}
 	}
-	b, err := Join(t.Context(), dirs[1], opts(servers, "server", "b"))
+	b, err := joined(t, dirs[1], opts(servers, "server", "b"))
 	must.NoError(t, err)
 	must.Eq(t, first.ClusterID, b.ClusterID)
 	must.Eq(t, first.RegionID, b.RegionID)
@@ -116,7 +126,7 @@ func TestAClusterIsMadeAndJoinedOverTLS(t *testing.T) {
 	// A follower passes a join on to the leader.
 	third := opts(token("server", 0), "server", "c")
 	third.Addresses = []string{second.self.Address}
-	_, err = Join(t.Context(), dirs[2], third)
+	_, err = joined(t, dirs[2], third)
 	must.NoError(t, err)
 	r.onDisk(dirs[2])
 	r.voters(3)
@@ -126,7 +136,7 @@ func TestAClusterIsMadeAndJoinedOverTLS(t *testing.T) {
 
 	// A client joins, and its certificate is good for what a node may do.
 	cdir := t.TempDir()
-	c, err := Join(t.Context(), cdir, opts(clients, "client", "node1"))
+	c, err := joined(t, cdir, opts(clients, "client", "node1"))
 	must.NoError(t, err)
 	must.SliceNotEmpty(t, c.Servers)
 	_, err = New(t.Context(), Config{Dir: cdir})
@@ -137,7 +147,14 @@ func TestAClusterIsMadeAndJoinedOverTLS(t *testing.T) {
 	defer pool.Close()
 	reg := &api.NodeRegistered{}
 	node := &api.Node{ID: c.NodeID, Name: "node1", Region: "eu", Datacenter: "dc1", Address: "127.0.0.1:1", Version: "t", MachineID: "m-node1", BootID: "b", Capacity: api.Resources{CPU: 1000, Memory: api.GiB}}
-	must.NoError(t, pool.Get(second.self.Address).Call(t.Context(), "Node.Register", &api.NodeRegister{Node: node, SessionID: api.NewID()}, reg))
+	session := api.NewID()
+	eventually(t, "the node registers", func() bool {
+		err := pool.Get(second.self.Address).Call(t.Context(), "Node.Register", &api.NodeRegister{Node: node, SessionID: session}, reg)
+		if !leaderLost(err) {
+			must.NoError(t, err)
+		}
+		return err == nil
+	})
 	must.Len(t, 3, reg.Servers)
 	err = pool.Get(a.self.Address).Call(t.Context(), "Server.Stats", &api.Empty{}, &api.Server{})
 	must.ErrorIs(t, err, code(api.CodeWrongRole))
@@ -145,7 +162,13 @@ func TestAClusterIsMadeAndJoinedOverTLS(t *testing.T) {
 	// Certificates are renewed, with a new key.
 	for _, m := range r.servers {
 		old := m.net.tls.Self().Expires
-		must.NoError(t, m.renewNow(t.Context()))
+		eventually(t, "a new certificate", func() bool {
+			err := m.renewNow(t.Context())
+			if !leaderLost(err) {
+				must.NoError(t, err)
+			}
+			return err == nil
+		})
 		must.False(t, m.net.tls.Self().Expires.Before(old))
 		id, err := LoadIdentity(m.cfg.Dir)
 		must.NoError(t, err)

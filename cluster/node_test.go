@@ -8,6 +8,7 @@ import (
 	"github.com/shoenig/test/must"
 
 	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/cluster/rpc"
 )
 
 func TestANodeIsReadyWhenItBeats(t *testing.T) {
@@ -37,10 +38,10 @@ func TestANodeIsReadyWhenItBeats(t *testing.T) {
 	must.True(t, ack.Register, must.Sprint("a session that is not known has to register"))
 }
 
-// clocked lets a test move the clock of the leases.
+// clocked gives the leases a clock that only the test moves.
 func clocked(ahead *atomic.Int64) func(*Config) {
 	return func(c *Config) {
-		c.Clock = func() time.Duration { return boottime() + time.Duration(ahead.Load()) }
+		c.Clock = func() time.Duration { return time.Hour + time.Duration(ahead.Load()) }
 	}
 }
 
@@ -52,6 +53,7 @@ func TestASilentNodeIsSuspectAndNothingElse(t *testing.T) {
 	r.vm("web", "running")
 	before := r.leader().fsm.State().Placement(r.vm("web", "running").VM.ID)
 
+	n.quiet()
 	ahead.Add(int64(suspectAfter + time.Second))
 	r.leader().pokeNodes()
 	n.status(api.NodeSuspect)
@@ -76,7 +78,7 @@ func TestASilentNodeIsSuspectAndNothingElse(t *testing.T) {
 func TestANodeThatLeavesIsLeft(t *testing.T) {
 	r := newWorld(t).region("eu", 1)
 	n := r.newNode("n1").ready()
-	must.NoError(t, n.servers.Call(t.Context(), "Node.Beat", &api.NodeBeat{NodeID: n.node.ID, SessionID: n.session, Seq: 9, Leaving: true}, &api.NodeBeaten{}))
+	must.NoError(t, n.call("Node.Beat", &api.NodeBeat{NodeID: n.node.ID, SessionID: n.session, Seq: 9, Leaving: true}, &api.NodeBeaten{}))
 	n.status(api.NodeLeft)
 	_, err := call[api.WriteMeta](r, r.leader(), "Node.Delete", &api.DeleteRequest{Key: "n1"})
 	must.NoError(t, err)
@@ -88,6 +90,7 @@ func TestASecondMachineOfOneNodeIsRefused(t *testing.T) {
 	var ahead atomic.Int64
 	r := newWorld(t).region("eu", 1, clocked(&ahead))
 	n := r.newNode("n1").ready()
+	n.quiet()
 	twin := *n
 	twin.session, twin.node.MachineID, twin.node.BootID = api.NewID(), "machine-other", "boot-other"
 	_, err := twin.register()
@@ -147,13 +150,18 @@ func TestOnlyTheNodeItselfMaySpeakForIt(t *testing.T) {
 }
 
 func TestABeatNeedsAQuorum(t *testing.T) {
-	r := newWorld(t).region("eu", 3, func(c *Config) { c.Hold = 50 * time.Millisecond })
+	r := newWorld(t).region("eu", 3)
 	n := r.newNode("n1").ready()
-	l := r.leader()
-	only := n.pool.Get(l.self.Address)
 	beat := &api.NodeBeat{NodeID: n.node.ID, SessionID: n.session, Seq: 100}
-	must.NoError(t, only.Call(t.Context(), "Node.Beat", beat, &api.NodeBeaten{}))
+	var l *machine
+	var only rpc.Caller
+	eventually(t, "a leader takes the beat", func() bool {
+		l = r.leader()
+		only = n.pool.Get(l.self.Address)
+		return only.Call(t.Context(), "Node.Beat", beat, &api.NodeBeaten{}) == nil
+	})
 
+	l.Mux().SetHold(50 * time.Millisecond)
 	for _, m := range r.servers {
 		if m != l {
 			r.w.net.Cut(l.self.Address, m.self.Address)
@@ -178,12 +186,7 @@ func TestOrdersBeginWithAllAndGoOnWithChanges(t *testing.T) {
 	st, cancel, err := n.orders(m, m.fsm.State().Index())
 	must.NoError(t, err)
 	defer cancel()
-	next := func() *api.OrderBatch {
-		t.Helper()
-		b := &api.OrderBatch{}
-		must.NoError(t, st.Recv(b))
-		return b
-	}
+	next := func() *api.OrderBatch { t.Helper(); return nextOrders(t, st) }
 	b := next()
 	must.True(t, b.Full)
 	must.Eq(t, 1, b.Generation)
@@ -224,9 +227,8 @@ func TestOrdersBeginWithAllAndGoOnWithChanges(t *testing.T) {
 func TestADeniedNodeIsOut(t *testing.T) {
 	r := newWorld(t).region("eu", 1)
 	n := r.newNode("n1").ready()
-	_, err := r.leader().Apply(t.Context(), deny(n.node.ID))
-	must.NoError(t, err)
-	_, err = n.register()
+	r.apply(deny(n.node.ID))
+	_, err := n.register()
 	must.ErrorIs(t, err, code(api.CodeNodeDenied))
 	_, err = r.leader().renew(api.CertName{Region: "eu", Role: api.RoleClient, NodeID: n.node.ID}, nil)
 	must.ErrorIs(t, err, code(api.CodeNodeDenied))

@@ -17,6 +17,7 @@ const (
 	ordersKeepalive = 10 * time.Second
 	ordersMinWait   = 2 * time.Second // how long a stream waits for this server to catch up
 	ordersPerBatch  = 256
+	ordersBytes     = 2 << 20 // of one batch: far below rpc.MaxMessage
 )
 
 // orderHub tells the streams of orders what changed. The commit hook calls it,
@@ -200,25 +201,85 @@ func (o *orderStream) batch(st *fsm.State) *api.OrderBatch {
 	return &api.OrderBatch{Generation: st.Generation(), Index: st.Index(), Recovery: st.Recovery() != nil}
 }
 
-// full sends everything, in one batch that says so.
+// orderParts sends what it is given in batches of a bounded size.
+type orderParts struct {
+	o    *orderStream
+	st   *fsm.State
+	b    *api.OrderBatch
+	size int
+	err  error // the first; nothing is sent after it
+}
+
+func (o *orderStream) parts(st *fsm.State) *orderParts {
+	return &orderParts{o: o, st: st, b: o.batch(st)}
+}
+
+// room begins the next batch if something of a size does not fit into this one.
+func (p *orderParts) room(size int) {
+	if p.size > 0 && (p.size+size > ordersBytes || len(p.b.Orders) >= ordersPerBatch) {
+		p.flush()
+	}
+	p.size += size
+}
+
+func (p *orderParts) order(ord *api.Order) {
+	p.room(ord.Msgsize())
+	p.b.Orders = append(p.b.Orders, ord)
+}
+
+// volumes adds volumes, each in one batch with the image that it is cloned from,
+// and the other images.
+func (p *orderParts) volumes(vs []*api.Volume, ims []*api.Image) {
+	used := map[api.ID]bool{}
+	for _, v := range vs {
+		p.room(v.Msgsize() + orderImageSize)
+		p.b.Volumes = append(p.b.Volumes, v)
+		if i := slices.IndexFunc(ims, func(im *api.Image) bool { return im.ID == v.Image }); i >= 0 {
+			used[v.Image] = true
+			p.b.Images = addImage(p.b.Images, ims[i])
+		}
+	}
+	for _, im := range ims {
+		if !used[im.ID] {
+			p.room(im.Msgsize())
+			p.b.Images = addImage(p.b.Images, im)
+		}
+	}
+}
+
+// orderImageSize is what an image may add beside a volume.
+const orderImageSize = 16 << 10
+
+// flush sends the batch unless it says nothing.
+func (p *orderParts) flush() {
+	if p.err == nil && (p.b.Full || len(p.b.Orders)+len(p.b.Volumes)+len(p.b.Images) > 0) {
+		p.err = p.o.stream.Send(p.b)
+	}
+	p.b, p.size = p.o.batch(p.st), 0
+}
+
+// full sends everything. The first batch says so; what does not fit into it goes
+// on in others, as changes do: of no batch does it mean anything what is absent.
 func (o *orderStream) full() error {
 	o.s.orders.take(o.sub)
 	st := o.s.fsm.State()
-	b := o.batch(st)
-	b.Full = true
+	b := o.parts(st)
+	b.b.Full = true
 	clear(o.sent)
 	for t := range st.TombstonesOn(o.sub.node) {
-		b.Orders = append(b.Orders, stopOrder(t))
+		b.order(stopOrder(t))
 	}
 	for p := range st.PlacementsOn(o.sub.node) {
-		if ord := o.s.orderOf(st, p); ord != nil {
+		if ord := o.s.orderOf(st, p); ord != nil && b.err == nil {
 			o.sent[p.VMID] = orderSum(ord)
-			b.Orders = append(b.Orders, ord)
+			b.order(ord)
 		}
 	}
-	b.Volumes, b.Images = o.s.volumesFor(st, o.sub.node)
-	o.sentV = volumesSum(b.Volumes, b.Images)
-	return o.stream.Send(b)
+	vs, ims := o.s.volumesFor(st, o.sub.node)
+	o.sentV = volumesSum(vs, ims)
+	b.volumes(vs, ims)
+	b.flush()
+	return b.err
 }
 
 // changes sends what is out of date.
@@ -233,15 +294,7 @@ func (o *orderStream) changes() error {
 			vms[p.VMID] = struct{}{}
 		}
 	}
-	b := o.batch(st)
-	flush := func() error {
-		if len(b.Orders) == 0 && b.Volumes == nil && b.Images == nil {
-			return nil
-		}
-		err := o.stream.Send(b)
-		b = o.batch(st)
-		return err
-	}
+	b := o.parts(st)
 	ids := make([]api.ID, 0, len(vms))
 	for id := range vms {
 		ids = append(ids, id)
@@ -250,7 +303,7 @@ func (o *orderStream) changes() error {
 	for _, id := range ids {
 		// A stop comes before what replaces it.
 		if t := st.Tombstone(o.sub.node, id); t != nil {
-			b.Orders = append(b.Orders, stopOrder(t))
+			b.order(stopOrder(t))
 		}
 		p := st.Placement(id)
 		if p == nil || p.NodeID != o.sub.node {
@@ -258,23 +311,22 @@ func (o *orderStream) changes() error {
 		} else if ord := o.s.orderOf(st, p); ord != nil {
 			if sum := orderSum(ord); sum != o.sent[id] {
 				o.sent[id] = sum
-				b.Orders = append(b.Orders, ord)
+				b.order(ord)
 			}
 		}
-		if len(b.Orders) >= ordersPerBatch {
-			if err := flush(); err != nil {
-				return err
-			}
+		if b.err != nil {
+			return b.err
 		}
 	}
 	if volumes {
 		v, im := o.s.volumesFor(st, o.sub.node)
 		if sum := volumesSum(v, im); sum != o.sentV {
 			o.sentV = sum
-			b.Volumes, b.Images = v, im
+			b.volumes(v, im)
 		}
 	}
-	return flush()
+	b.flush()
+	return b.err
 }
 
 func stopOrder(t *api.Tombstone) *api.Order {

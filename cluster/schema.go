@@ -106,17 +106,21 @@ func (s *Server) schemaChange(ctx context.Context, req *api.SchemaChange) (*api.
 	if why := behind(members, req.Version); why != "" && (req.Finalize || req.Version > st.Schema()) {
 		return nil, api.Errorf(api.CodeSchema, "not every member knows schema %d: %s", req.Version, why).WithHint("upgrade them first")
 	}
-	for s.fsm.State().Schema() != req.Version {
-		next := s.fsm.State().Schema() + 1
-		if req.Version < next {
-			next -= 2
+	for now := st.Schema(); now != req.Version; {
+		next := now + 1
+		if req.Version < now {
+			next = now - 1
 		}
-		if _, err := s.Apply(ctx, &fsm.SchemaStep{Version: next}); err != nil {
+		if _, err := s.Apply(stepOf(ctx, fmt.Sprintf("schema %d", next)), &fsm.SchemaStep{Version: next}); err != nil {
 			return nil, err
+		}
+		// A step that was taken before under this key is not taken again.
+		if now = s.fsm.State().Schema(); now != next {
+			return nil, api.Errorf(api.CodeConflict, "schema %d is active, after the step to %d: somebody else changes it", now, next)
 		}
 	}
 	if req.Finalize {
-		if _, err := s.Apply(ctx, &fsm.SchemaFinalize{Version: req.Version}); err != nil {
+		if _, err := s.Apply(stepOf(ctx, "finalize"), &fsm.SchemaFinalize{Version: req.Version}); err != nil {
 			return nil, err
 		}
 	}

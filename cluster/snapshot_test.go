@@ -12,16 +12,42 @@ import (
 
 func (r *region) save() (*api.SnapshotMeta, []byte) {
 	r.t.Helper()
-	st, err := r.follower().Mux().Open(r.as(), "Operator.SnapshotSave", &api.Empty{})
-	must.NoError(r.t, err)
-	meta := &api.SnapshotMeta{}
-	must.NoError(r.t, st.Recv(meta))
+	return r.saveAt(r.follower())
+}
+
+func (r *region) saveAt(m *machine) (*api.SnapshotMeta, []byte) {
+	r.t.Helper()
+	var meta *api.SnapshotMeta
 	var b bytes.Buffer
-	must.NoError(r.t, copyChunks(st, func(c *api.Chunk) error { b.Write(c.Data); return nil }))
+	eventually(r.t, "an archive", func() bool {
+		meta = &api.SnapshotMeta{}
+		b.Reset()
+		st, err := m.Mux().Open(r.as(), "Operator.SnapshotSave", &api.Empty{})
+		if err == nil {
+			err = st.Recv(meta)
+		}
+		if err == nil {
+			err = copyChunks(st, func(c *api.Chunk) error { b.Write(c.Data); return nil })
+		}
+		if !leaderLost(err) {
+			must.NoError(r.t, err)
+		}
+		return err == nil
+	})
 	return meta, b.Bytes()
 }
 
-func (r *region) restore(archive []byte) (*api.SnapshotMeta, error) {
+// restore restores an archive, again when there was no leader to do it.
+func (r *region) restore(archive []byte) (meta *api.SnapshotMeta, err error) {
+	r.t.Helper()
+	eventually(r.t, "the restore has an outcome", func() bool {
+		meta, err = r.restoreOnce(archive)
+		return api.CodeOf(err) != api.CodeNoLeader
+	})
+	return meta, err
+}
+
+func (r *region) restoreOnce(archive []byte) (*api.SnapshotMeta, error) {
 	ctx, cancel := context.WithCancel(r.as())
 	defer cancel()
 	st, err := r.leader().Mux().Open(ctx, "Operator.SnapshotRestore", &api.Empty{})
@@ -59,7 +85,7 @@ func TestARestoreBeginsARecovery(t *testing.T) {
 	stream, cancel, err := silent.orders(r.follower(), 0)
 	must.NoError(t, err)
 	defer cancel()
-	must.NoError(t, stream.Recv(&api.OrderBatch{}))
+	nextOrders(t, stream)
 
 	done, err := r.restore(archive)
 	must.NoError(t, err)
@@ -71,8 +97,7 @@ func TestARestoreBeginsARecovery(t *testing.T) {
 	must.True(t, rec.Active)
 	must.Eq(t, 2, len(rec.Waiting))
 
-	b := &api.OrderBatch{}
-	must.NoError(t, stream.Recv(b))
+	b := nextOrders(t, stream)
 	must.True(t, b.Full)
 	must.True(t, b.Recovery)
 	must.Eq(t, 2, b.Generation)
@@ -110,13 +135,8 @@ func TestARestoreBeginsARecovery(t *testing.T) {
 func TestARecoveryEndsByItselfWhenAllHaveReported(t *testing.T) {
 	r := newWorld(t).region("eu", 1)
 	n := r.newNode("n1").ready()
-	r.servers[0].log.Info("saved")
-	st, err := r.leader().Mux().Open(r.as(), "Operator.SnapshotSave", &api.Empty{})
-	must.NoError(t, err)
-	must.NoError(t, st.Recv(&api.SnapshotMeta{}))
-	var b bytes.Buffer
-	must.NoError(t, copyChunks(st, func(c *api.Chunk) error { b.Write(c.Data); return nil }))
-	_, err = r.restore(b.Bytes())
+	_, archive := r.saveAt(r.leader())
+	_, err := r.restore(archive)
 	must.NoError(t, err)
 	_, err = n.register()
 	must.NoError(t, err)

@@ -3,7 +3,9 @@ package cluster
 import (
 	"context"
 	"iter"
+	"math"
 	"slices"
+	"strconv"
 
 	"github.com/novacron/novacron/api"
 	"github.com/novacron/novacron/api/netconfig"
@@ -206,10 +208,35 @@ func (s *Server) vmHistory(ctx context.Context, req *api.GetRequest) (*api.VMHis
 			return 0, err
 		}
 		w.ID(fsm.TableVM, vm.ID)
-		resp.Items = slices.Collect(st.VMVersions(vm.ID))
-		slices.Reverse(resp.Items)
-		return vm.ModifyIndex, nil
+		resp.Items, resp.NextToken, err = historyPage(slices.Collect(st.VMVersions(vm.ID)), &req.QueryOptions)
+		return vm.ModifyIndex, err
 	})
+}
+
+// historyBytes is the size of a page of versions: their user data is large.
+const historyBytes = 4 << 20
+
+// historyPage is a page of versions, newest first, and the token of the next
+// one: the version that it begins with.
+func historyPage(all []*api.VMVersion, q *api.QueryOptions) (page []*api.VMVersion, next string, err error) {
+	from := uint64(math.MaxUint64)
+	if q.NextToken != "" {
+		if from, err = strconv.ParseUint(q.NextToken, 10, 64); err != nil {
+			return nil, "", api.Errorf(api.CodeInvalid, "next_token %q is not one that a history returned", q.NextToken)
+		}
+	}
+	size := 0
+	for _, v := range slices.Backward(all) {
+		if v.Version > from {
+			continue
+		}
+		size += v.Msgsize()
+		if len(page) > 0 && size > historyBytes || q.PerPage > 0 && len(page) == int(q.PerPage) {
+			return page, strconv.FormatUint(v.Version, 10), nil
+		}
+		page = append(page, v)
+	}
+	return page, "", nil
 }
 
 // owner finds the node that a VM is on, for what only that node can answer.

@@ -121,8 +121,14 @@ func TestWhatOnlyTheNodeKnowsIsAskedThere(t *testing.T) {
 	r.converge()
 	for _, m := range r.servers {
 		ctx, cancel := context.WithCancel(r.as())
-		con, err := m.Mux().Open(ctx, "VM.Console", &api.GetRequest{Key: "web"})
-		must.NoError(t, err)
+		var con api.Stream
+		eventually(t, "the console is open", func() bool {
+			var err error
+			if con, err = m.Mux().Open(ctx, "VM.Console", &api.GetRequest{Key: "web"}); !leaderLost(err) {
+				must.NoError(t, err)
+			}
+			return err == nil
+		})
 		for _, text := range []string{"hello", "world"} {
 			must.NoError(t, con.Send(&api.Chunk{Data: []byte(text)}))
 			c := &api.Chunk{}
@@ -138,8 +144,17 @@ func TestWhatOnlyTheNodeKnowsIsAskedThere(t *testing.T) {
 	must.ErrorIs(t, err, code(api.CodeUnplaced))
 }
 
-// upload sends an image and returns the answer.
-func (r *region) upload(m *machine, name string, content []byte, change func(*api.ImageUpload)) (*api.ImageResponse, error) {
+// upload sends an image and returns the answer; again when there was no leader.
+func (r *region) upload(m *machine, name string, content []byte, change func(*api.ImageUpload)) (resp *api.ImageResponse, err error) {
+	r.t.Helper()
+	eventually(r.t, "the upload has an outcome", func() bool {
+		resp, err = r.uploadOnce(m, name, content, change)
+		return api.CodeOf(err) != api.CodeNoLeader
+	})
+	return resp, err
+}
+
+func (r *region) uploadOnce(m *machine, name string, content []byte, change func(*api.ImageUpload)) (*api.ImageResponse, error) {
 	sum := sha256.Sum256(content)
 	req := &api.ImageUpload{Name: name, Kind: "disk", Format: "raw", Size: api.Bytes(len(content)), SHA256: hex.EncodeToString(sum[:])}
 	if change != nil {

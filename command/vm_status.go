@@ -159,6 +159,13 @@ func vmHistory(c *call, cl *api.Client) error {
 	if err != nil {
 		return err
 	}
+	for next := h.NextToken; next != ""; {
+		more, err := cl.VMs().History(c, c.args[0], &api.QueryOptions{NextToken: next})
+		if err != nil {
+			return err
+		}
+		h.Items, next = append(h.Items, more.Items...), more.NextToken
+	}
 	return c.out.show(h.Items, func() error {
 		t := c.out.table("VERSION", "TIME", "CHANGES")
 		for i, v := range h.Items {

@@ -53,7 +53,7 @@ func version2() *Registry {
 		}
 		return nil
 	}
-	r.addStep(Step{Version: 2, Name: "descriptions are labels",
+	r.AddStep(Step{Version: 2, Name: "descriptions are labels",
 		Up: func(tx *Txn) error {
 			return each(tx, func(n *api.Namespace) error {
 				if n.Description != "" {
@@ -180,5 +180,5 @@ func TestSchemaAtApplyCounts(t *testing.T) {
 
 func TestRegistryRefusesMistakes(t *testing.T) {
 	must.Panic(t, func() { r := DefaultRegistry(); r.add("again", 1, func() Command { return new(Hash) }) })
-	must.Panic(t, func() { r := DefaultRegistry(); r.addStep(Step{Version: 3}) })
+	must.Panic(t, func() { r := DefaultRegistry(); r.AddStep(Step{Version: 3}) })
 }

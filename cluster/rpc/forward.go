@@ -40,7 +40,7 @@ func (m *Mux) toRegion(ctx context.Context, c *call, there func(context.Context,
 // there is none, or it cannot be reached, the call is held.
 func (m *Mux) toLeader(ctx context.Context, c *call, handle func() error, there func(context.Context, conn, *header) error) error {
 	r := m.o.Router
-	hold := time.NewTimer(m.o.Hold)
+	hold := time.NewTimer(time.Duration(m.hold.Load()))
 	defer hold.Stop()
 	var err error = api.Errorf(api.CodeNoLeader, "region %q has no leader", r.Region()).WithHint("try again in a few seconds")
 	for try := 0; ; try++ {

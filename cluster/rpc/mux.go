@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/novacron/novacron/api"
@@ -91,6 +92,7 @@ type Mux struct {
 	o      Options
 	log    *slog.Logger
 	limits *limiter
+	hold   atomic.Int64 // Options.Hold, or what SetHold said later
 
 	mu      sync.RWMutex
 	methods map[string]*method
@@ -113,8 +115,12 @@ func NewMux(o Options) *Mux {
 	}
 	m := &Mux{o: o, log: o.Logger, limits: newLimiter(o.Limit), methods: map[string]*method{}}
 	m.stop, m.end = context.WithCancel(context.Background())
+	m.SetHold(o.Hold)
 	return m
 }
+
+// SetHold changes how long later calls wait for a leader.
+func (m *Mux) SetHold(d time.Duration) { m.hold.Store(int64(d)) }
 
 // Call runs an endpoint in this process, through the same pipeline as a call
 // from outside, as a user with the token in ctx. Requests and answers are not

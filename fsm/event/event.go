@@ -188,6 +188,7 @@ type Subscription struct {
 	at     api.Index // everything up to here was seen
 	epoch  uint64
 	snap   Snapshot
+	rest   []*api.Event // of the index at, which did not fit into one batch
 }
 
 // Subscribe begins to read: after index, or from now on when it is 0. With a
@@ -203,8 +204,13 @@ func (r *Ring) Subscribe(f Filter, index api.Index, snap Snapshot) *Subscription
 	return s
 }
 
-// snapshotBatch is how many events of a snapshot come in one batch.
-const snapshotBatch = 256
+// snapshotBatch is how many events of a snapshot come in one batch, batchBytes
+// how large any batch may be if it has more than one event: far below what one
+// message may carry.
+const (
+	snapshotBatch = 256
+	batchBytes    = 2 << 20
+)
 
 // Next waits for the next batch of events that pass the filter. A batch with
 // Gap says that events between the reader's place and First are lost. It ends
@@ -225,11 +231,32 @@ func (s *Subscription) Next(ctx context.Context) (*api.EventBatch, error) {
 
 // poll returns what there is, or the channel to wait on.
 func (s *Subscription) poll() (*api.EventBatch, <-chan struct{}, error) {
-	b, picked, wait, err := s.take()
-	if b != nil {
-		b.Events = whole(picked)
+	if len(s.rest) > 0 {
+		return s.part(), nil, nil
 	}
-	return b, wait, err
+	b, picked, wait, err := s.take()
+	if b == nil || len(picked) == 0 {
+		return b, wait, err
+	}
+	s.rest = whole(picked)
+	return s.part(), nil, nil
+}
+
+// part hands over what fits into one batch of the events of one index. Only the
+// last part bears that index: who resumes after an earlier one gets them again.
+func (s *Subscription) part() *api.EventBatch {
+	n, size := 0, 0
+	for _, e := range s.rest {
+		if size += e.Msgsize(); n > 0 && size > batchBytes {
+			break
+		}
+		n++
+	}
+	b := &api.EventBatch{Index: s.at, Events: s.rest[:n:n]}
+	if s.rest = s.rest[n:]; len(s.rest) > 0 {
+		b.Index--
+	}
+	return b
 }
 
 // take is poll before the payloads: those are encoded without the lock, so that
@@ -273,7 +300,12 @@ func (s *Subscription) take() (*api.EventBatch, []*Event, <-chan struct{}, error
 }
 
 // Index is the place of the reader: what to resume after.
-func (s *Subscription) Index() api.Index { return s.at }
+func (s *Subscription) Index() api.Index {
+	if len(s.rest) > 0 {
+		return s.at - 1
+	}
+	return s.at
+}
 
 // Start hands over the snapshot that the subscription begins with, in batches
 // marked Snapshot; then Next goes on where the snapshot was taken. Without one
@@ -283,18 +315,24 @@ func (s *Subscription) Start(send func(*api.EventBatch) error) error {
 		return nil
 	}
 	var buf []*api.Event
+	var size int
 	var failed error
 	flush := func() bool {
 		if len(buf) > 0 {
 			failed = send(&api.EventBatch{Index: buf[0].Index, Snapshot: true, Events: buf})
-			buf = nil
+			buf, size = nil, 0
 		}
 		return failed == nil
 	}
 	index := s.snap(func(e *api.Event) bool {
-		if s.filter.Match(e) {
-			buf = append(buf, e)
+		if !s.filter.Match(e) {
+			return true
 		}
+		n := e.Msgsize()
+		if size+n > batchBytes && !flush() {
+			return false
+		}
+		buf, size = append(buf, e), size+n
 		return len(buf) < snapshotBatch || flush()
 	})
 	if failed != nil || !flush() {

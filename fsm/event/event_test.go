@@ -212,3 +212,53 @@ func TestNextWaits(t *testing.T) {
 		must.ErrorIs(t, failed, ErrClosed)
 	})
 }
+
+// heavy is an event with a payload of n bytes.
+func heavy(index api.Index, n int) *Event {
+	return Lazy(&api.Event{Index: index, Topic: "vm", Key: "k", Payload: make([]byte, n)}, nil)
+}
+
+func TestLargeEventsComeInSeveralBatches(t *testing.T) {
+	r := New(Config{})
+	sub := r.Subscribe(Filter{}, 6, nil)
+	var all []*Event
+	for range 10 {
+		all = append(all, heavy(7, 900<<10))
+	}
+	r.Publish(6, nil)
+	r.Publish(7, all)
+	r.Publish(8, []*Event{heavy(8, 1)})
+	got := 0
+	for got < len(all) {
+		b, err := sub.Next(t.Context())
+		must.NoError(t, err)
+		must.LessEq(t, 2*batchBytes, b.Msgsize())
+		got += len(b.Events)
+		if got < len(all) {
+			must.Eq(t, 6, b.Index, must.Sprint("who resumes after a part gets the index again"))
+			must.Eq(t, 6, sub.Index())
+		} else {
+			must.Eq(t, 7, b.Index)
+			must.Eq(t, 7, sub.Index())
+		}
+	}
+	b, err := sub.Next(t.Context())
+	must.NoError(t, err)
+	must.Eq(t, 8, b.Index)
+
+	snap := r.Subscribe(Filter{}, 0, func(yield func(*api.Event) bool) api.Index {
+		for _, e := range all {
+			if !yield(e.Whole()) {
+				break
+			}
+		}
+		return 8
+	})
+	got = 0
+	must.NoError(t, snap.Start(func(b *api.EventBatch) error {
+		must.LessEq(t, 2*batchBytes, b.Msgsize())
+		got += len(b.Events)
+		return nil
+	}))
+	must.Eq(t, len(all), got)
+}
