@@ -259,6 +259,12 @@ type MoveOrder struct {
 	VM *Order `json:"vm,omitempty" msg:"vm,omitempty"`
 }
 
+// VolumeFetch asks a node for a volume of a stopped VM that moves.
+type VolumeFetch struct {
+	VM     ID `json:"vm" msg:"vm,omitempty"`
+	Volume ID `json:"volume" msg:"volume,omitempty"`
+}
+
 // MoveReport is what one end of a migration says.
 type MoveReport struct {
 	Migration ID       `json:"migration" msg:"migration,omitempty"`
