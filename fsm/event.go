@@ -325,6 +325,8 @@ func migrationEvent(e *api.Event, old, v *api.Migration, _ *State) any {
 	switch {
 	case e.Type == "deleted":
 		e.Message = what + " forgotten"
+	case old != nil && old.ModifyIndex == v.ModifyIndex:
+		e.Type = ""
 	case old == nil || old.Phase != v.Phase:
 		e.Type, e.Message = string(v.Phase), what+" is "+string(v.Phase)
 		if v.Message != "" {

@@ -240,6 +240,11 @@ func (tx *Txn) admit(m *api.Migration, c *MigrationStep) error {
 	case c.To == m.From || m.Pinned && c.To != m.To:
 		return raced("the destination is not the one that was asked for")
 	}
+	for old := range tx.s.MigrationsOf(vm.ID) {
+		if !old.Phase.Active() && !tx.clean(old) {
+			return raced("what migration %s left is still being cleaned up", old.ID.Short())
+		}
+	}
 	if err := tx.movable(vm, p, m.Mode); err != nil {
 		return err
 	}
@@ -333,7 +338,7 @@ func (tx *Txn) putMigration(old, m *api.Migration) *api.Migration {
 // node's machine was started anew counts no more.
 func (tx *Txn) side(node api.ID, e api.MigrationEnd) side {
 	if n := tx.s.Node(node); n != nil && e.BootID != "" && e.BootID != n.BootID {
-		e = api.MigrationEnd{State: api.EndUnknown, Attempt: e.Attempt}
+		e = api.MigrationEnd{State: api.EndUnknown, Attempt: e.Attempt, Clean: e.Clean}
 	}
 	return side{MigrationEnd: e, lost: !node.IsZero() && tx.gone(node)}
 }
@@ -431,17 +436,19 @@ func (tx *Txn) moveReport(node, session api.ID, r *api.MoveReport) {
 	if node == m.To {
 		end = &next.Dest
 	}
-	if end.Session == session && r.Seq <= end.Seq || r.BootID != n.BootID {
-		return // overtaken, or of a boot that is over
+	if end.Clean || end.Session == session && r.Seq <= end.Seq || r.BootID != n.BootID {
+		return // nothing is left to say, overtaken, or of a boot that is over
 	}
 	e := api.MigrationEnd{
 		State: r.State, BootID: r.BootID, Attempt: r.Attempt, Failed: r.Failed, Message: r.Message, Clean: r.Clean,
 		Time: r.Time, Session: session, Seq: r.Seq,
 	}
-	if e.State == end.State && e.BootID == end.BootID && e.Attempt == end.Attempt && e.Failed == end.Failed && e.Message == end.Message && e.Clean == end.Clean {
+	same := e.State == end.State && e.BootID == end.BootID && e.Attempt == end.Attempt && e.Failed == end.Failed && e.Message == end.Message && e.Clean == end.Clean
+	*end = e
+	if same { // only its number is news: an older report must not come after it
+		migrationDef.put(tx, &next)
 		return
 	}
-	*end = e
 	tx.putMigration(m, &next)
 }
 

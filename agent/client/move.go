@@ -397,7 +397,7 @@ func (v *vm) cleanMove(o *api.MoveOrder, m machine) error {
 			err = errors.Join(err, v.eachVolume(g, o, func(ctx context.Context, p storage.Pool, vol *api.Volume) error { return p.Delete(ctx, vol) }))
 		}
 		err = errors.Join(err, v.c.cleanup(v.id))
-	case !m.Move.In && m.Revoked:
+	case !m.Move.In && (m.Move.Phase == api.MigrationCommitted || m.Move.Phase == api.MigrationDone):
 		err = errors.Join(err, v.eachVolume(g, o, func(ctx context.Context, p storage.Pool, vol *api.Volume) error {
 			return p.Quarantine(ctx, vol, time.Now().Add(v.c.cfg.Quarantine))
 		}))

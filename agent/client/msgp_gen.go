@@ -434,8 +434,8 @@ func (z *moveRecord) Msgsize() (s int) {
 func (z *record) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	// check for omitted fields
-	zb0001Len := uint32(37)
-	var zb0001Mask uint64 /* 37 bits */
+	zb0001Len := uint32(38)
+	var zb0001Mask uint64 /* 38 bits */
 	_ = zb0001Mask
 	if z.Namespace == "" {
 		zb0001Len--
@@ -755,6 +755,13 @@ func (z *record) MarshalMsg(b []byte) (o []byte, err error) {
 				return
 			}
 		}
+		// string "last_move"
+		o = append(o, 0xa9, 0x6c, 0x61, 0x73, 0x74, 0x5f, 0x6d, 0x6f, 0x76, 0x65)
+		o, err = z.LastMove.MarshalMsg(o)
+		if err != nil {
+			err = msgp.WrapError(err, "LastMove")
+			return
+		}
 	}
 	return
 }
@@ -999,6 +1006,12 @@ func (z *record) UnmarshalMsg(bts []byte) (o []byte, err error) {
 				err = msgp.WrapError(err, "Move")
 				return
 			}
+		case "last_move":
+			bts, err = z.LastMove.UnmarshalMsg(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "LastMove")
+				return
+			}
 		default:
 			bts, err = msgp.Skip(bts)
 			if err != nil {
@@ -1013,6 +1026,6 @@ func (z *record) UnmarshalMsg(bts []byte) (o []byte, err error) {
 
 // Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
 func (z *record) Msgsize() (s int) {
-	s = 3 + 3 + z.ID.Msgsize() + 3 + msgp.StringPrefixSize + len(z.Namespace) + 5 + msgp.StringPrefixSize + len(z.Name) + 6 + z.Epoch.Msgsize() + 4 + msgp.Uint64Size + 4 + msgp.Uint64Size + 8 + msgp.BoolSize + 5 + z.Tomb.Msgsize() + 11 + msgp.BoolSize + 8 + z.Desired.Msgsize() + 6 + msgp.BoolSize + 8 + msgp.Uint64Size + 7 + msgp.Uint64Size + 7 + msgp.Uint64Size + 13 + msgp.Uint64Size + 8 + z.Restart.Msgsize() + 13 + z.StopTimeout.Msgsize() + 3 + msgp.StringPrefixSize + len(z.HA) + 13 + msgp.Uint64Size + 12 + msgp.Uint64Size + 6 + msgp.StringPrefixSize + len(z.Phase) + 8 + z.StopBy.Msgsize() + 6 + msgp.BoolSize + 10 + z.RunEpoch.Msgsize() + 12 + msgp.Uint64Size + 5 + msgp.StringPrefixSize + len(z.BootID) + 11 + z.StartTime.Msgsize() + 8 + msgp.BoolSize + 6 + msgp.BoolSize + 6 + z.State.Msgsize() + 7 + msgp.StringPrefixSize + len(z.Reason) + 8 + msgp.StringPrefixSize + len(z.Message) + 9 + msgp.Uint32Size + 7 + z.WindowStart.Msgsize() + 6 + msgp.Int32Size + 5 + z.NextStart.Msgsize() + 5 + z.Move.Msgsize()
+	s = 3 + 3 + z.ID.Msgsize() + 3 + msgp.StringPrefixSize + len(z.Namespace) + 5 + msgp.StringPrefixSize + len(z.Name) + 6 + z.Epoch.Msgsize() + 4 + msgp.Uint64Size + 4 + msgp.Uint64Size + 8 + msgp.BoolSize + 5 + z.Tomb.Msgsize() + 11 + msgp.BoolSize + 8 + z.Desired.Msgsize() + 6 + msgp.BoolSize + 8 + msgp.Uint64Size + 7 + msgp.Uint64Size + 7 + msgp.Uint64Size + 13 + msgp.Uint64Size + 8 + z.Restart.Msgsize() + 13 + z.StopTimeout.Msgsize() + 3 + msgp.StringPrefixSize + len(z.HA) + 13 + msgp.Uint64Size + 12 + msgp.Uint64Size + 6 + msgp.StringPrefixSize + len(z.Phase) + 8 + z.StopBy.Msgsize() + 6 + msgp.BoolSize + 10 + z.RunEpoch.Msgsize() + 12 + msgp.Uint64Size + 5 + msgp.StringPrefixSize + len(z.BootID) + 11 + z.StartTime.Msgsize() + 8 + msgp.BoolSize + 6 + msgp.BoolSize + 6 + z.State.Msgsize() + 7 + msgp.StringPrefixSize + len(z.Reason) + 8 + msgp.StringPrefixSize + len(z.Message) + 9 + msgp.Uint32Size + 7 + z.WindowStart.Msgsize() + 6 + msgp.Int32Size + 5 + z.NextStart.Msgsize() + 5 + z.Move.Msgsize() + 10 + z.LastMove.Msgsize()
 	return
 }

@@ -57,6 +57,8 @@ type record struct {
 
 	// Move is the VM's part in a migration, zero for none.
 	Move moveRecord `msg:"move,omitzero"`
+	// LastMove is a migration that is over: what is still said of it is late.
+	LastMove api.ID `msg:"last_move,omitempty"`
 }
 
 // moveRecord is what the journal keeps of a migration of which this node is an

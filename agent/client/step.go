@@ -142,6 +142,7 @@ type machine struct {
 	confirmed bool // an order was accepted in this session
 	moving    bool // the part in a migration was confirmed in this session
 	received  bool // destination: prepared in this session
+	checked   bool // destination: looked at since nothing more can come in
 	look      bool // the domain must be looked at before anything else
 	prepared  bool
 	busy      op
@@ -175,7 +176,7 @@ func step(m machine, ev event, e env) (machine, output) {
 		m.absorbMove(ev.move, &out)
 	case evMoveKnown:
 		if m.Move.ID == ev.move.id && m.Move.Clean {
-			m.Move = moveRecord{}
+			m.LastMove, m.Move = m.Move.ID, moveRecord{}
 		}
 	case evDone:
 		m.busy = opNone
@@ -265,6 +266,7 @@ func (m *machine) finish(ev event, e env, out *output) {
 		return
 	}
 	if ev.op == opInspect {
+		m.checked = true
 		m.observe(ev.dom, e)
 		return
 	}

@@ -35,12 +35,17 @@ func moveOrderOf(g *api.Migration, self api.ID) *moveOrder {
 func (m *machine) absorbMove(o *moveOrder, out *output) {
 	v := &m.Move
 	switch {
+	case o.id == m.LastMove:
+		return
 	case v.ID == o.id:
 	case v.IsZero() || v.Clean: // what was here of an earlier one is gone
 		*v = moveRecord{ID: o.id, In: o.in, Mode: o.mode, Epoch: o.epoch}
 		m.received = false
 	default:
 		return // the servers begin none before both ends of the last one are clean
+	}
+	if v.In && o.phase == api.MigrationSwitched && v.Phase != o.phase {
+		m.checked = false // what came in is here by now, or will never be
 	}
 	m.moving = true
 	v.Phase, v.Attempt, v.Kill = o.phase, o.attempt, o.kill
@@ -97,7 +102,7 @@ func (m *machine) decideOut(e env, out *output) (op, bool) {
 	case api.MigrationAborted:
 		return m.settleOut(e, out)
 	default: // committed, done: the order to stop follows its own way
-		if m.Alive || !v.Attested && !m.Revoked || m.Tomb > 0 {
+		if m.Alive || m.Tomb > 0 || !m.Revoked && m.Epoch != 0 || v.Clean {
 			return opNone, false
 		}
 		return m.cleanMove(e, out)
@@ -199,6 +204,9 @@ func (m *machine) decideIn(e env, out *output) (op, bool) {
 		return m.receive(e, out)
 	case api.MigrationAborting:
 		if !v.Kill {
+			if !m.Alive && !v.Attested && m.ready(opMoveAttest, e, out) {
+				return opMoveAttest, true
+			}
 			return opNone, true
 		}
 	case api.MigrationCommitted, api.MigrationDone:
@@ -239,6 +247,15 @@ func (m *machine) receive(e env, out *output) (op, bool) {
 	case v.Seen && !m.Alive:
 		v.Failed, v.Message = true, "the guest that came in has ended"
 		return m.receive(e, out)
+	case v.Phase == api.MigrationSwitched && v.Mode != api.MigrateCold && !m.Alive:
+		if !m.checked {
+			if m.ready(opInspect, e, out) {
+				return opInspect, true
+			}
+			return opNone, true
+		}
+		v.Failed, v.Message = true, "the source has stopped, and nothing came in"
+		return m.receive(e, out)
 	case v.Mode == api.MigrateCold && v.Phase == api.MigrationCopying && v.Begun < v.Attempt:
 		v.Begun, v.Over = v.Attempt, false
 		return opMovePull, true
@@ -261,6 +278,9 @@ func (m *machine) cleanMove(e env, out *output) (op, bool) {
 // finishMove takes in the outcome of an op of a move.
 func (m *machine) finishMove(ev event, e env) {
 	v := &m.Move
+	if v.IsZero() {
+		return // the servers know already that it is over
+	}
 	ok := ev.res == resOK
 	if ok {
 		m.wait[ev.op] = backoff{}
@@ -312,7 +332,7 @@ func (m *machine) seenMove() {
 func (m *machine) moveReport(boot string) (api.MoveReport, bool) {
 	v := &m.Move
 	r := api.MoveReport{Migration: v.ID, Attempt: v.Begun, Failed: v.Failed, Message: v.Message, Clean: v.Clean, BootID: boot}
-	if v.IsZero() || !m.moving {
+	if v.IsZero() || !m.moving && !v.Clean { // that nothing is left can be said again at any time
 		return r, false
 	}
 	if v.In {
@@ -359,7 +379,7 @@ func (m *machine) stateIn() api.EndState {
 		return api.EndAbsent
 	case m.received:
 		return api.EndReady
-	case v.Failed:
+	case v.Failed || v.Seen || v.Made:
 		return api.EndUnknown // not proved yet
 	}
 	return api.EndUnheard
