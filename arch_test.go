@@ -37,6 +37,7 @@ var floors = map[string][]string{
 	"agent/hypervisor/libvirt":     {"api", "agent/hypervisor"},
 	"agent/hypervisor/sim":         {"api", "agent/hypervisor"},
 	"agent/image":                  {"api"},
+	"agent/migrate":                {"api", "agent/hypervisor", "agent/storage", "cluster/rpc"},
 	"agent/network":                {"api"},
 	"agent/spec":                   {"api"},
 	"agent/storage":                {"api"},
