@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -92,14 +94,7 @@ func (h *Host) Refused() int64 { return h.refused.Load() }
 func (h *Host) Close() error {
 	h.mu.Lock()
 	h.closed = true
-	var in []*Incoming
-	for _, s := range h.in {
-		in = append(in, s)
-	}
-	var out []*Outgoing
-	for _, s := range h.out {
-		out = append(out, s)
-	}
+	in, out := slices.Collect(maps.Values(h.in)), slices.Collect(maps.Values(h.out))
 	h.mu.Unlock()
 	for _, s := range in {
 		s.cancel() // all at once
@@ -107,7 +102,7 @@ func (h *Host) Close() error {
 	for _, s := range out {
 		s.cancel()
 	}
-	return errors.Join(joined(in), joined(out))
+	return errors.Join(closeAll(in), closeAll(out))
 }
 
 // Tunnel serves one tunnel that came in, until it ends: it is the handler of

@@ -82,7 +82,7 @@ func (s *session) leave(window int) {
 // two ends grant.
 func (s *session) stream(k Kind, mode Compression, own, other int) *stream {
 	st := &stream{
-		kind: k, silence: s.host.silence, count: &s.count[k], codec: s.host.codec,
+		silence: s.host.silence, count: &s.count[k], codec: s.host.codec,
 		credit: newCredit(other), queue: newQueue(own),
 	}
 	if k != Control {
@@ -144,7 +144,7 @@ func (s *session) close(forget func()) error {
 // errClosed: the Host was closed.
 var errClosed = api.Errorf(api.CodeState, "no migrations are carried any more: the agent stops")
 
-// check refuses what no session can be made of.
+// checkSession refuses what no session can be made of.
 func checkSession(migration, node api.ID, token Token) error {
 	switch {
 	case migration.IsZero():
@@ -157,8 +157,8 @@ func checkSession(migration, node api.ID, token Token) error {
 	return nil
 }
 
-// joined closes everything and keeps what went wrong.
-func joined[T interface{ Close() error }](list []T) error {
+// closeAll closes sessions and keeps what went wrong.
+func closeAll[T interface{ Close() error }](list []T) error {
 	var errs []error
 	for _, s := range list {
 		errs = append(errs, s.Close())

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/novacron/novacron/api"
 )
 
@@ -23,7 +25,6 @@ type duplex interface {
 // beat on the tunnel's), one closes both sockets when the stream ends; run waits
 // for them.
 type stream struct {
-	kind    Kind
 	dialer  bool          // this end opened the tunnel, and closes it first
 	silence time.Duration // without a byte from the other end, until it is taken for lost
 	count   *counters
@@ -55,6 +56,7 @@ var errEnded = errors.New("the stream has ended")
 func (s *stream) run(ctx context.Context, conn net.Conn, open func(context.Context) (duplex, error)) error {
 	s.ctx, s.end = context.WithCancelCause(ctx)
 	s.conn, s.write = conn, make(chan struct{}, 1)
+	keepShort(conn)
 	s.count.opened.Add(1)
 	s.count.open.Add(1)
 	defer s.count.open.Add(-1)
@@ -81,6 +83,26 @@ func (s *stream) run(ctx context.Context, conn net.Conn, open func(context.Conte
 		return err
 	}
 	return nil
+}
+
+// unsent is how much may wait in the kernel before it is on its way. What waits
+// there adds to a guest's downtime, and hides from chooser how slow a link is.
+const unsent = 256 << 10
+
+// keepShort bounds what waits in the kernel, where there is one.
+func keepShort(c net.Conn) {
+	t, ok := c.(interface{ NetConn() net.Conn })
+	if !ok {
+		return
+	}
+	tcp, ok := t.NetConn().(*net.TCPConn)
+	if !ok {
+		return
+	}
+	if raw, err := tcp.SyscallConn(); err == nil {
+		// A kernel without it queues more, and that is all.
+		raw.Control(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, unsent) })
+	}
 }
 
 // closeNow closes a connection without TLS's farewell, for which a full socket
