@@ -65,7 +65,12 @@ func (a *Agent) startClient(ctx context.Context) (err error) {
 	}
 	m.close = append(m.close, images.Close)
 
+	moves, err := a.openMoves(m)
+	if err != nil {
+		return err
+	}
 	c := client.Config{
+		Moves: moves,
 		Node: a.node(), Dir: a.cfg.ClientDir(), Driver: m.driver, Pools: pools, Images: images, Networks: m.networks,
 		Facts: a.facts, Sample: fingerprint.NewSampler("").Sample, MakeSeed: makeSeed, Logger: a.log.Logger,
 		Labels: func() api.Pairs {
