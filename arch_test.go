@@ -38,6 +38,7 @@ var floors = map[string][]string{
 	"agent/hypervisor/libvirt":     {"api", "agent/hypervisor"},
 	"agent/hypervisor/sim":         {"api", "agent/hypervisor"},
 	"agent/image":                  {"api"},
+	"agent/migrate":                {"api", "agent/hypervisor", "agent/storage", "cluster/rpc"},
 	"agent/network":                {"api"},
 	"agent/spec":                   {"api"},
 	"agent/storage":                {"api"},
@@ -59,7 +60,7 @@ var floors = map[string][]string{
 	"e2e/demo":   {"api", "e2e/lab"},
 	"e2e/report": {},
 	"e2e/fleet":  {"api", "fsm", "cluster", "cluster/acl", "cluster/rpc", "agent/*", "agent/client"},
-	"e2e/bench":  {"api", "e2e/fleet", "e2e/lab", "fsm", "cluster", "agent/*"},
+	"e2e/bench":  {"api", "e2e/fleet", "e2e/lab", "fsm", "cluster", "cluster/keyring", "cluster/rpc", "agent/*"},
 }
 
 // byFile names the single files that may import more than their package.

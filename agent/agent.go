@@ -41,7 +41,8 @@ type Agent struct {
 	id      *cluster.Identity
 	server  *cluster.Server // nil without server mode
 	client  *clientMode     // nil without client mode
-	peer    *peerPort       // the one port of an agent without server mode
+	gate    gate
+	peer    *peerPort // the one port of an agent without server mode
 	front   *front
 	dev     *devMode // nil without -dev
 
@@ -172,7 +173,7 @@ func (a *Agent) startServer(ctx context.Context) (err error) {
 		Bind: c.bind(c.Ports.RPC), Advertise: c.advertise(c.Ports.RPC),
 		SerfBind: c.bind(c.Ports.Serf), SerfAdvertise: c.advertise(c.Ports.Serf),
 		HTTPAddr: a.front.advertised, Join: c.Server.Join,
-		Multiplier: c.Server.multiplier(), Expect: int32(c.Server.Expect),
+		Multiplier: c.Server.multiplier(), Expect: int32(c.Server.Expect), Tunnel: a.gate.serve,
 		Logger: a.log.Logger,
 	})
 	return err

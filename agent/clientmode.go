@@ -65,8 +65,13 @@ func (a *Agent) startClient(ctx context.Context) (err error) {
 	}
 	m.close = append(m.close, images.Close)
 
+	moves, err := a.openMoves(m)
+	if err != nil {
+		return err
+	}
 	c := client.Config{
-		Node: a.node(), Dir: a.cfg.ClientDir(), Driver: m.driver, Pools: pools, Images: images, Networks: m.networks,
+		Moves: moves,
+		Node:  a.node(), Dir: a.cfg.ClientDir(), Driver: m.driver, Pools: pools, Images: images, Networks: m.networks,
 		Facts: a.facts, Sample: fingerprint.NewSampler("").Sample, MakeSeed: makeSeed, Logger: a.log.Logger,
 		Labels: func() api.Pairs {
 			a.mu.Lock()

@@ -75,7 +75,10 @@ type Client struct {
 	CPURatio    float64           `hcl:"cpu_ratio,optional"`
 	MemoryRatio float64           `hcl:"memory_ratio,optional"`
 	// Bridges are the host bridges that VMs may use; empty: all that exist.
-	Bridges    []string    `hcl:"bridges,optional"`
+	Bridges []string `hcl:"bridges,optional"`
+	// MigrateDir holds the sockets of migrations; it must be the same on all nodes.
+	// Default /run/novacron/migrate.
+	MigrateDir string      `hcl:"migrate_dir,optional"`
 	Reserved   *Reserved   `hcl:"reserved,block"`
 	Hypervisor *Hypervisor `hcl:"hypervisor,block"`
 	Pools      []Pool      `hcl:"pool,block"`

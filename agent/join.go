@@ -96,7 +96,7 @@ func (a *Agent) openPeerPort(ctx context.Context) error {
 	p.failover = p.pool.Failover(func() []string { return p.servers() })
 	p.mux = rpc.NewMux(rpc.Options{Router: rpc.Alone(a.id.Region), Pool: p.pool, Logger: a.log.Logger})
 	a.peer = p
-	if p.port, err = rpc.Listen(ctx, a.cfg.bind(a.cfg.Ports.RPC), t, rpc.PortOptions{Mux: p.mux, Logger: a.log.Logger}); err != nil {
+	if p.port, err = rpc.Listen(ctx, a.cfg.bind(a.cfg.Ports.RPC), t, rpc.PortOptions{Mux: p.mux, Logger: a.log.Logger, Tunnel: a.gate.serve}); err != nil {
 		return api.Errorf(api.CodeConfig, "%v", err)
 	}
 	if p.address, err = a.cfg.advertised(p.port.Addr()); err != nil {

@@ -64,6 +64,8 @@ var Codes = map[Code]CodeInfo{
 	CodeGuest:             {409, LevelWarn, "guest error"},
 	CodeConsole:           {409, LevelWarn, "console error"},
 	CodeJournal:           {500, LevelCritical, "the node's journal cannot be used"},
+	CodeMigration:         {409, LevelWarn, "the migration failed"},
+	CodeMigrating:         {409, LevelInfo, "the VM is being moved"},
 
 	CodeStorage:      {500, LevelError, "storage error"},
 	CodePoolFull:     {409, LevelWarn, "the pool is full"},

@@ -70,6 +70,8 @@ const (
 	CodeGuest             Code = 4003
 	CodeConsole           Code = 4004
 	CodeJournal           Code = 4005 // the node's journal cannot be read or written
+	CodeMigration         Code = 4006 // a migration failed; the source is intact
+	CodeMigrating         Code = 4007 // the VM is being moved
 
 	CodeStorage      Code = 5000
 	CodePoolFull     Code = 5001

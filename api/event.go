@@ -12,6 +12,7 @@ const (
 	TopicNamespace = "namespace"
 	TopicToken     = "token"
 	TopicOperator  = "operator"
+	TopicMigration = "migration"
 )
 
 // Event says that a noun changed. Topic, Type and Key say what; Index is the

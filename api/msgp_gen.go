@@ -2539,6 +2539,34 @@ func (z Empty) Msgsize() (s int) {
 }
 
 // MarshalMsg implements msgp.Marshaler
+func (z EndState) MarshalMsg(b []byte) (o []byte, err error) {
+	o = msgp.Require(b, z.Msgsize())
+	o = msgp.AppendString(o, string(z))
+	return
+}
+
+// UnmarshalMsg implements msgp.Unmarshaler
+func (z *EndState) UnmarshalMsg(bts []byte) (o []byte, err error) {
+	{
+		var zb0001 string
+		zb0001, bts, err = msgp.ReadStringBytes(bts)
+		if err != nil {
+			err = msgp.WrapError(err)
+			return
+		}
+		(*z) = EndState(zb0001)
+	}
+	o = bts
+	return
+}
+
+// Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
+func (z EndState) Msgsize() (s int) {
+	s = msgp.StringPrefixSize + len(string(z))
+	return
+}
+
+// MarshalMsg implements msgp.Marshaler
 func (z Epoch) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	o = msgp.AppendUint64(o, uint64(z))
@@ -5970,6 +5998,2643 @@ func (z *ListRequest) Msgsize() (s int) {
 }
 
 // MarshalMsg implements msgp.Marshaler
+func (z *Migration) MarshalMsg(b []byte) (o []byte, err error) {
+	o = msgp.Require(b, z.Msgsize())
+	// check for omitted fields
+	zb0001Len := uint32(34)
+	var zb0001Mask uint64 /* 34 bits */
+	_ = zb0001Mask
+	if z.Namespace == "" {
+		zb0001Len--
+		zb0001Mask |= 0x4
+	}
+	if z.VMName == "" {
+		zb0001Len--
+		zb0001Mask |= 0x8
+	}
+	if z.Mode == "" {
+		zb0001Len--
+		zb0001Mask |= 0x10
+	}
+	if z.Phase == "" {
+		zb0001Len--
+		zb0001Mask |= 0x20
+	}
+	if z.FromNode == "" {
+		zb0001Len--
+		zb0001Mask |= 0x80
+	}
+	if z.ToNode == "" {
+		zb0001Len--
+		zb0001Mask |= 0x200
+	}
+	if z.Pinned == false {
+		zb0001Len--
+		zb0001Mask |= 0x400
+	}
+	if z.Epoch == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x800
+	}
+	if z.Cause == "" {
+		zb0001Len--
+		zb0001Mask |= 0x2000
+	}
+	if z.Priority == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x4000
+	}
+	if z.Disk == nil {
+		zb0001Len--
+		zb0001Mask |= 0x10000
+	}
+	if z.Volumes == nil {
+		zb0001Len--
+		zb0001Mask |= 0x20000
+	}
+	if z.Attempts == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x40000
+	}
+	if z.KillSource == false {
+		zb0001Len--
+		zb0001Mask |= 0x200000
+	}
+	if z.KillDest == false {
+		zb0001Len--
+		zb0001Mask |= 0x400000
+	}
+	if z.Lost == false {
+		zb0001Len--
+		zb0001Mask |= 0x800000
+	}
+	if z.Code == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x1000000
+	}
+	if z.Message == "" {
+		zb0001Len--
+		zb0001Mask |= 0x2000000
+	}
+	if z.Deadline == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x4000000
+	}
+	if z.CreateTime == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x8000000
+	}
+	if z.PhaseTime == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x10000000
+	}
+	if z.CommitTime == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x20000000
+	}
+	if z.EndTime == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x40000000
+	}
+	if z.CreateIndex == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x80000000
+	}
+	if z.ModifyIndex == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x100000000
+	}
+	// variable map header, size zb0001Len
+	o = msgp.AppendMapHeader(o, zb0001Len)
+
+	// skip if no fields are to be emitted
+	if zb0001Len != 0 {
+		// string "id"
+		o = append(o, 0xa2, 0x69, 0x64)
+		o = msgp.AppendBytes(o, (z.ID)[:])
+		// string "vm_id"
+		o = append(o, 0xa5, 0x76, 0x6d, 0x5f, 0x69, 0x64)
+		o = msgp.AppendBytes(o, (z.VMID)[:])
+		if (zb0001Mask & 0x4) == 0 { // if not omitted
+			// string "namespace"
+			o = append(o, 0xa9, 0x6e, 0x61, 0x6d, 0x65, 0x73, 0x70, 0x61, 0x63, 0x65)
+			o = msgp.AppendString(o, z.Namespace)
+		}
+		if (zb0001Mask & 0x8) == 0 { // if not omitted
+			// string "vm_name"
+			o = append(o, 0xa7, 0x76, 0x6d, 0x5f, 0x6e, 0x61, 0x6d, 0x65)
+			o = msgp.AppendString(o, z.VMName)
+		}
+		if (zb0001Mask & 0x10) == 0 { // if not omitted
+			// string "mode"
+			o = append(o, 0xa4, 0x6d, 0x6f, 0x64, 0x65)
+			o = msgp.AppendString(o, string(z.Mode))
+		}
+		if (zb0001Mask & 0x20) == 0 { // if not omitted
+			// string "phase"
+			o = append(o, 0xa5, 0x70, 0x68, 0x61, 0x73, 0x65)
+			o = msgp.AppendString(o, string(z.Phase))
+		}
+		// string "from"
+		o = append(o, 0xa4, 0x66, 0x72, 0x6f, 0x6d)
+		o = msgp.AppendBytes(o, (z.From)[:])
+		if (zb0001Mask & 0x80) == 0 { // if not omitted
+			// string "from_node"
+			o = append(o, 0xa9, 0x66, 0x72, 0x6f, 0x6d, 0x5f, 0x6e, 0x6f, 0x64, 0x65)
+			o = msgp.AppendString(o, z.FromNode)
+		}
+		// string "to"
+		o = append(o, 0xa2, 0x74, 0x6f)
+		o = msgp.AppendBytes(o, (z.To)[:])
+		if (zb0001Mask & 0x200) == 0 { // if not omitted
+			// string "to_node"
+			o = append(o, 0xa7, 0x74, 0x6f, 0x5f, 0x6e, 0x6f, 0x64, 0x65)
+			o = msgp.AppendString(o, z.ToNode)
+		}
+		if (zb0001Mask & 0x400) == 0 { // if not omitted
+			// string "pinned"
+			o = append(o, 0xa6, 0x70, 0x69, 0x6e, 0x6e, 0x65, 0x64)
+			o = msgp.AppendBool(o, z.Pinned)
+		}
+		if (zb0001Mask & 0x800) == 0 { // if not omitted
+			// string "epoch"
+			o = append(o, 0xa5, 0x65, 0x70, 0x6f, 0x63, 0x68)
+			o = msgp.AppendUint64(o, uint64(z.Epoch))
+		}
+		// string "options"
+		o = append(o, 0xa7, 0x6f, 0x70, 0x74, 0x69, 0x6f, 0x6e, 0x73)
+		o, err = z.Options.MarshalMsg(o)
+		if err != nil {
+			err = msgp.WrapError(err, "Options")
+			return
+		}
+		if (zb0001Mask & 0x2000) == 0 { // if not omitted
+			// string "cause"
+			o = append(o, 0xa5, 0x63, 0x61, 0x75, 0x73, 0x65)
+			o = msgp.AppendString(o, z.Cause)
+		}
+		if (zb0001Mask & 0x4000) == 0 { // if not omitted
+			// string "priority"
+			o = append(o, 0xa8, 0x70, 0x72, 0x69, 0x6f, 0x72, 0x69, 0x74, 0x79)
+			o = msgp.AppendInt32(o, z.Priority)
+		}
+		// string "reserved"
+		o = append(o, 0xa8, 0x72, 0x65, 0x73, 0x65, 0x72, 0x76, 0x65, 0x64)
+		o, err = z.Reserved.MarshalMsg(o)
+		if err != nil {
+			err = msgp.WrapError(err, "Reserved")
+			return
+		}
+		if (zb0001Mask & 0x10000) == 0 { // if not omitted
+			// string "disk"
+			o = append(o, 0xa4, 0x64, 0x69, 0x73, 0x6b)
+			o = msgp.AppendArrayHeader(o, uint32(len(z.Disk)))
+			for za0005 := range z.Disk {
+				// check for omitted fields
+				zb0002Len := uint32(2)
+				var zb0002Mask uint8 /* 2 bits */
+				_ = zb0002Mask
+				if z.Disk[za0005].Pool == "" {
+					zb0002Len--
+					zb0002Mask |= 0x1
+				}
+				if z.Disk[za0005].Bytes == 0 {
+					zb0002Len--
+					zb0002Mask |= 0x2
+				}
+				// variable map header, size zb0002Len
+				o = append(o, 0x80|uint8(zb0002Len))
+
+				// skip if no fields are to be emitted
+				if zb0002Len != 0 {
+					if (zb0002Mask & 0x1) == 0 { // if not omitted
+						// string "pool"
+						o = append(o, 0xa4, 0x70, 0x6f, 0x6f, 0x6c)
+						o = msgp.AppendString(o, z.Disk[za0005].Pool)
+					}
+					if (zb0002Mask & 0x2) == 0 { // if not omitted
+						// string "bytes"
+						o = append(o, 0xa5, 0x62, 0x79, 0x74, 0x65, 0x73)
+						o = msgp.AppendInt64(o, int64(z.Disk[za0005].Bytes))
+					}
+				}
+			}
+		}
+		if (zb0001Mask & 0x20000) == 0 { // if not omitted
+			// string "volumes"
+			o = append(o, 0xa7, 0x76, 0x6f, 0x6c, 0x75, 0x6d, 0x65, 0x73)
+			o = msgp.AppendArrayHeader(o, uint32(len(z.Volumes)))
+			for za0006 := range z.Volumes {
+				o = msgp.AppendBytes(o, (z.Volumes[za0006])[:])
+			}
+		}
+		if (zb0001Mask & 0x40000) == 0 { // if not omitted
+			// string "attempts"
+			o = append(o, 0xa8, 0x61, 0x74, 0x74, 0x65, 0x6d, 0x70, 0x74, 0x73)
+			o = msgp.AppendInt32(o, z.Attempts)
+		}
+		// string "source"
+		o = append(o, 0xa6, 0x73, 0x6f, 0x75, 0x72, 0x63, 0x65)
+		o, err = z.Source.MarshalMsg(o)
+		if err != nil {
+			err = msgp.WrapError(err, "Source")
+			return
+		}
+		// string "dest"
+		o = append(o, 0xa4, 0x64, 0x65, 0x73, 0x74)
+		o, err = z.Dest.MarshalMsg(o)
+		if err != nil {
+			err = msgp.WrapError(err, "Dest")
+			return
+		}
+		if (zb0001Mask & 0x200000) == 0 { // if not omitted
+			// string "kill_source"
+			o = append(o, 0xab, 0x6b, 0x69, 0x6c, 0x6c, 0x5f, 0x73, 0x6f, 0x75, 0x72, 0x63, 0x65)
+			o = msgp.AppendBool(o, z.KillSource)
+		}
+		if (zb0001Mask & 0x400000) == 0 { // if not omitted
+			// string "kill_dest"
+			o = append(o, 0xa9, 0x6b, 0x69, 0x6c, 0x6c, 0x5f, 0x64, 0x65, 0x73, 0x74)
+			o = msgp.AppendBool(o, z.KillDest)
+		}
+		if (zb0001Mask & 0x800000) == 0 { // if not omitted
+			// string "lost"
+			o = append(o, 0xa4, 0x6c, 0x6f, 0x73, 0x74)
+			o = msgp.AppendBool(o, z.Lost)
+		}
+		if (zb0001Mask & 0x1000000) == 0 { // if not omitted
+			// string "code"
+			o = append(o, 0xa4, 0x63, 0x6f, 0x64, 0x65)
+			o = msgp.AppendUint16(o, uint16(z.Code))
+		}
+		if (zb0001Mask & 0x2000000) == 0 { // if not omitted
+			// string "message"
+			o = append(o, 0xa7, 0x6d, 0x65, 0x73, 0x73, 0x61, 0x67, 0x65)
+			o = msgp.AppendString(o, z.Message)
+		}
+		if (zb0001Mask & 0x4000000) == 0 { // if not omitted
+			// string "deadline"
+			o = append(o, 0xa8, 0x64, 0x65, 0x61, 0x64, 0x6c, 0x69, 0x6e, 0x65)
+			o = msgp.AppendInt64(o, int64(z.Deadline))
+		}
+		if (zb0001Mask & 0x8000000) == 0 { // if not omitted
+			// string "create_time"
+			o = append(o, 0xab, 0x63, 0x72, 0x65, 0x61, 0x74, 0x65, 0x5f, 0x74, 0x69, 0x6d, 0x65)
+			o = msgp.AppendInt64(o, int64(z.CreateTime))
+		}
+		if (zb0001Mask & 0x10000000) == 0 { // if not omitted
+			// string "phase_time"
+			o = append(o, 0xaa, 0x70, 0x68, 0x61, 0x73, 0x65, 0x5f, 0x74, 0x69, 0x6d, 0x65)
+			o = msgp.AppendInt64(o, int64(z.PhaseTime))
+		}
+		if (zb0001Mask & 0x20000000) == 0 { // if not omitted
+			// string "commit_time"
+			o = append(o, 0xab, 0x63, 0x6f, 0x6d, 0x6d, 0x69, 0x74, 0x5f, 0x74, 0x69, 0x6d, 0x65)
+			o = msgp.AppendInt64(o, int64(z.CommitTime))
+		}
+		if (zb0001Mask & 0x40000000) == 0 { // if not omitted
+			// string "end_time"
+			o = append(o, 0xa8, 0x65, 0x6e, 0x64, 0x5f, 0x74, 0x69, 0x6d, 0x65)
+			o = msgp.AppendInt64(o, int64(z.EndTime))
+		}
+		if (zb0001Mask & 0x80000000) == 0 { // if not omitted
+			// string "create_index"
+			o = append(o, 0xac, 0x63, 0x72, 0x65, 0x61, 0x74, 0x65, 0x5f, 0x69, 0x6e, 0x64, 0x65, 0x78)
+			o = msgp.AppendUint64(o, uint64(z.CreateIndex))
+		}
+		if (zb0001Mask & 0x100000000) == 0 { // if not omitted
+			// string "modify_index"
+			o = append(o, 0xac, 0x6d, 0x6f, 0x64, 0x69, 0x66, 0x79, 0x5f, 0x69, 0x6e, 0x64, 0x65, 0x78)
+			o = msgp.AppendUint64(o, uint64(z.ModifyIndex))
+		}
+		// string "secret"
+		o = append(o, 0xa6, 0x73, 0x65, 0x63, 0x72, 0x65, 0x74)
+		o = msgp.AppendBytes(o, (z.Secret)[:])
+	}
+	return
+}
+
+// UnmarshalMsg implements msgp.Unmarshaler
+func (z *Migration) UnmarshalMsg(bts []byte) (o []byte, err error) {
+	var field []byte
+	_ = field
+	var zb0001 uint32
+	zb0001, bts, err = msgp.ReadMapHeaderBytes(bts)
+	if err != nil {
+		err = msgp.WrapError(err)
+		return
+	}
+	for zb0001 > 0 {
+		zb0001--
+		field, bts, err = msgp.ReadMapKeyZC(bts)
+		if err != nil {
+			err = msgp.WrapError(err)
+			return
+		}
+		switch msgp.UnsafeString(field) {
+		case "id":
+			bts, err = msgp.ReadExactBytes(bts, (z.ID)[:])
+			if err != nil {
+				err = msgp.WrapError(err, "ID")
+				return
+			}
+		case "vm_id":
+			bts, err = msgp.ReadExactBytes(bts, (z.VMID)[:])
+			if err != nil {
+				err = msgp.WrapError(err, "VMID")
+				return
+			}
+		case "namespace":
+			z.Namespace, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Namespace")
+				return
+			}
+		case "vm_name":
+			z.VMName, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "VMName")
+				return
+			}
+		case "mode":
+			{
+				var zb0002 string
+				zb0002, bts, err = msgp.ReadStringBytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Mode")
+					return
+				}
+				z.Mode = MigrationMode(zb0002)
+			}
+		case "phase":
+			{
+				var zb0003 string
+				zb0003, bts, err = msgp.ReadStringBytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Phase")
+					return
+				}
+				z.Phase = MigrationPhase(zb0003)
+			}
+		case "from":
+			bts, err = msgp.ReadExactBytes(bts, (z.From)[:])
+			if err != nil {
+				err = msgp.WrapError(err, "From")
+				return
+			}
+		case "from_node":
+			z.FromNode, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "FromNode")
+				return
+			}
+		case "to":
+			bts, err = msgp.ReadExactBytes(bts, (z.To)[:])
+			if err != nil {
+				err = msgp.WrapError(err, "To")
+				return
+			}
+		case "to_node":
+			z.ToNode, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "ToNode")
+				return
+			}
+		case "pinned":
+			z.Pinned, bts, err = msgp.ReadBoolBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Pinned")
+				return
+			}
+		case "epoch":
+			{
+				var zb0004 uint64
+				zb0004, bts, err = msgp.ReadUint64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Epoch")
+					return
+				}
+				z.Epoch = Epoch(zb0004)
+			}
+		case "options":
+			bts, err = z.Options.UnmarshalMsg(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Options")
+				return
+			}
+		case "cause":
+			z.Cause, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Cause")
+				return
+			}
+		case "priority":
+			z.Priority, bts, err = msgp.ReadInt32Bytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Priority")
+				return
+			}
+		case "reserved":
+			bts, err = z.Reserved.UnmarshalMsg(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Reserved")
+				return
+			}
+		case "disk":
+			var zb0005 uint32
+			zb0005, bts, err = msgp.ReadArrayHeaderBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Disk")
+				return
+			}
+			if cap(z.Disk) >= int(zb0005) {
+				z.Disk = (z.Disk)[:zb0005]
+			} else {
+				z.Disk = make([]PoolAmount, zb0005)
+			}
+			for za0005 := range z.Disk {
+				var zb0006 uint32
+				zb0006, bts, err = msgp.ReadMapHeaderBytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Disk", za0005)
+					return
+				}
+				for zb0006 > 0 {
+					zb0006--
+					field, bts, err = msgp.ReadMapKeyZC(bts)
+					if err != nil {
+						err = msgp.WrapError(err, "Disk", za0005)
+						return
+					}
+					switch msgp.UnsafeString(field) {
+					case "pool":
+						z.Disk[za0005].Pool, bts, err = msgp.ReadStringBytes(bts)
+						if err != nil {
+							err = msgp.WrapError(err, "Disk", za0005, "Pool")
+							return
+						}
+					case "bytes":
+						{
+							var zb0007 int64
+							zb0007, bts, err = msgp.ReadInt64Bytes(bts)
+							if err != nil {
+								err = msgp.WrapError(err, "Disk", za0005, "Bytes")
+								return
+							}
+							z.Disk[za0005].Bytes = Bytes(zb0007)
+						}
+					default:
+						bts, err = msgp.Skip(bts)
+						if err != nil {
+							err = msgp.WrapError(err, "Disk", za0005)
+							return
+						}
+					}
+				}
+			}
+		case "volumes":
+			var zb0008 uint32
+			zb0008, bts, err = msgp.ReadArrayHeaderBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Volumes")
+				return
+			}
+			if cap(z.Volumes) >= int(zb0008) {
+				z.Volumes = (z.Volumes)[:zb0008]
+			} else {
+				z.Volumes = make([]ID, zb0008)
+			}
+			for za0006 := range z.Volumes {
+				bts, err = msgp.ReadExactBytes(bts, (z.Volumes[za0006])[:])
+				if err != nil {
+					err = msgp.WrapError(err, "Volumes", za0006)
+					return
+				}
+			}
+		case "attempts":
+			z.Attempts, bts, err = msgp.ReadInt32Bytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Attempts")
+				return
+			}
+		case "source":
+			bts, err = z.Source.UnmarshalMsg(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Source")
+				return
+			}
+		case "dest":
+			bts, err = z.Dest.UnmarshalMsg(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Dest")
+				return
+			}
+		case "kill_source":
+			z.KillSource, bts, err = msgp.ReadBoolBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "KillSource")
+				return
+			}
+		case "kill_dest":
+			z.KillDest, bts, err = msgp.ReadBoolBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "KillDest")
+				return
+			}
+		case "lost":
+			z.Lost, bts, err = msgp.ReadBoolBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Lost")
+				return
+			}
+		case "code":
+			{
+				var zb0009 uint16
+				zb0009, bts, err = msgp.ReadUint16Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Code")
+					return
+				}
+				z.Code = Code(zb0009)
+			}
+		case "message":
+			z.Message, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Message")
+				return
+			}
+		case "deadline":
+			{
+				var zb0010 int64
+				zb0010, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Deadline")
+					return
+				}
+				z.Deadline = Time(zb0010)
+			}
+		case "create_time":
+			{
+				var zb0011 int64
+				zb0011, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "CreateTime")
+					return
+				}
+				z.CreateTime = Time(zb0011)
+			}
+		case "phase_time":
+			{
+				var zb0012 int64
+				zb0012, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "PhaseTime")
+					return
+				}
+				z.PhaseTime = Time(zb0012)
+			}
+		case "commit_time":
+			{
+				var zb0013 int64
+				zb0013, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "CommitTime")
+					return
+				}
+				z.CommitTime = Time(zb0013)
+			}
+		case "end_time":
+			{
+				var zb0014 int64
+				zb0014, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "EndTime")
+					return
+				}
+				z.EndTime = Time(zb0014)
+			}
+		case "create_index":
+			{
+				var zb0015 uint64
+				zb0015, bts, err = msgp.ReadUint64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "CreateIndex")
+					return
+				}
+				z.CreateIndex = Index(zb0015)
+			}
+		case "modify_index":
+			{
+				var zb0016 uint64
+				zb0016, bts, err = msgp.ReadUint64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "ModifyIndex")
+					return
+				}
+				z.ModifyIndex = Index(zb0016)
+			}
+		case "secret":
+			bts, err = msgp.ReadExactBytes(bts, (z.Secret)[:])
+			if err != nil {
+				err = msgp.WrapError(err, "Secret")
+				return
+			}
+		default:
+			bts, err = msgp.Skip(bts)
+			if err != nil {
+				err = msgp.WrapError(err)
+				return
+			}
+		}
+	}
+	o = bts
+	return
+}
+
+// Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
+func (z *Migration) Msgsize() (s int) {
+	s = 3 + 3 + msgp.ArrayHeaderSize + (16 * (msgp.ByteSize)) + 6 + msgp.ArrayHeaderSize + (16 * (msgp.ByteSize)) + 10 + msgp.StringPrefixSize + len(z.Namespace) + 8 + msgp.StringPrefixSize + len(z.VMName) + 5 + msgp.StringPrefixSize + len(string(z.Mode)) + 6 + msgp.StringPrefixSize + len(string(z.Phase)) + 5 + msgp.ArrayHeaderSize + (16 * (msgp.ByteSize)) + 10 + msgp.StringPrefixSize + len(z.FromNode) + 3 + msgp.ArrayHeaderSize + (16 * (msgp.ByteSize)) + 8 + msgp.StringPrefixSize + len(z.ToNode) + 7 + msgp.BoolSize + 6 + msgp.Uint64Size + 8 + z.Options.Msgsize() + 6 + msgp.StringPrefixSize + len(z.Cause) + 9 + msgp.Int32Size + 9 + z.Reserved.Msgsize() + 5 + msgp.ArrayHeaderSize
+	for za0005 := range z.Disk {
+		s += 1 + 5 + msgp.StringPrefixSize + len(z.Disk[za0005].Pool) + 6 + msgp.Int64Size
+	}
+	s += 8 + msgp.ArrayHeaderSize + (len(z.Volumes) * (16 * (msgp.ByteSize))) + 9 + msgp.Int32Size + 7 + z.Source.Msgsize() + 5 + z.Dest.Msgsize() + 12 + msgp.BoolSize + 10 + msgp.BoolSize + 5 + msgp.BoolSize + 5 + msgp.Uint16Size + 8 + msgp.StringPrefixSize + len(z.Message) + 9 + msgp.Int64Size + 12 + msgp.Int64Size + 11 + msgp.Int64Size + 12 + msgp.Int64Size + 9 + msgp.Int64Size + 13 + msgp.Uint64Size + 13 + msgp.Uint64Size + 7 + msgp.ArrayHeaderSize + (16 * (msgp.ByteSize))
+	return
+}
+
+// MarshalMsg implements msgp.Marshaler
+func (z MigrationCancel) MarshalMsg(b []byte) (o []byte, err error) {
+	o = msgp.Require(b, z.Msgsize())
+	// check for omitted fields
+	zb0001Len := uint32(2)
+	var zb0001Mask uint8 /* 2 bits */
+	_ = zb0001Mask
+	if z.Namespace == "" {
+		zb0001Len--
+		zb0001Mask |= 0x1
+	}
+	if z.Key == "" {
+		zb0001Len--
+		zb0001Mask |= 0x2
+	}
+	// variable map header, size zb0001Len
+	o = append(o, 0x80|uint8(zb0001Len))
+
+	// skip if no fields are to be emitted
+	if zb0001Len != 0 {
+		if (zb0001Mask & 0x1) == 0 { // if not omitted
+			// string "namespace"
+			o = append(o, 0xa9, 0x6e, 0x61, 0x6d, 0x65, 0x73, 0x70, 0x61, 0x63, 0x65)
+			o = msgp.AppendString(o, z.Namespace)
+		}
+		if (zb0001Mask & 0x2) == 0 { // if not omitted
+			// string "key"
+			o = append(o, 0xa3, 0x6b, 0x65, 0x79)
+			o = msgp.AppendString(o, z.Key)
+		}
+	}
+	return
+}
+
+// UnmarshalMsg implements msgp.Unmarshaler
+func (z *MigrationCancel) UnmarshalMsg(bts []byte) (o []byte, err error) {
+	var field []byte
+	_ = field
+	var zb0001 uint32
+	zb0001, bts, err = msgp.ReadMapHeaderBytes(bts)
+	if err != nil {
+		err = msgp.WrapError(err)
+		return
+	}
+	for zb0001 > 0 {
+		zb0001--
+		field, bts, err = msgp.ReadMapKeyZC(bts)
+		if err != nil {
+			err = msgp.WrapError(err)
+			return
+		}
+		switch msgp.UnsafeString(field) {
+		case "namespace":
+			z.Namespace, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Namespace")
+				return
+			}
+		case "key":
+			z.Key, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Key")
+				return
+			}
+		default:
+			bts, err = msgp.Skip(bts)
+			if err != nil {
+				err = msgp.WrapError(err)
+				return
+			}
+		}
+	}
+	o = bts
+	return
+}
+
+// Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
+func (z MigrationCancel) Msgsize() (s int) {
+	s = 1 + 10 + msgp.StringPrefixSize + len(z.Namespace) + 4 + msgp.StringPrefixSize + len(z.Key)
+	return
+}
+
+// MarshalMsg implements msgp.Marshaler
+func (z *MigrationCreate) MarshalMsg(b []byte) (o []byte, err error) {
+	o = msgp.Require(b, z.Msgsize())
+	// check for omitted fields
+	zb0001Len := uint32(7)
+	var zb0001Mask uint8 /* 7 bits */
+	_ = zb0001Mask
+	if z.Namespace == "" {
+		zb0001Len--
+		zb0001Mask |= 0x1
+	}
+	if z.VM == "" {
+		zb0001Len--
+		zb0001Mask |= 0x2
+	}
+	if z.To == "" {
+		zb0001Len--
+		zb0001Mask |= 0x4
+	}
+	if z.Mode == "" {
+		zb0001Len--
+		zb0001Mask |= 0x8
+	}
+	if z.DryRun == false {
+		zb0001Len--
+		zb0001Mask |= 0x10
+	}
+	if z.Priority == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x20
+	}
+	// variable map header, size zb0001Len
+	o = append(o, 0x80|uint8(zb0001Len))
+
+	// skip if no fields are to be emitted
+	if zb0001Len != 0 {
+		if (zb0001Mask & 0x1) == 0 { // if not omitted
+			// string "namespace"
+			o = append(o, 0xa9, 0x6e, 0x61, 0x6d, 0x65, 0x73, 0x70, 0x61, 0x63, 0x65)
+			o = msgp.AppendString(o, z.Namespace)
+		}
+		if (zb0001Mask & 0x2) == 0 { // if not omitted
+			// string "vm"
+			o = append(o, 0xa2, 0x76, 0x6d)
+			o = msgp.AppendString(o, z.VM)
+		}
+		if (zb0001Mask & 0x4) == 0 { // if not omitted
+			// string "to"
+			o = append(o, 0xa2, 0x74, 0x6f)
+			o = msgp.AppendString(o, z.To)
+		}
+		if (zb0001Mask & 0x8) == 0 { // if not omitted
+			// string "mode"
+			o = append(o, 0xa4, 0x6d, 0x6f, 0x64, 0x65)
+			o = msgp.AppendString(o, string(z.Mode))
+		}
+		if (zb0001Mask & 0x10) == 0 { // if not omitted
+			// string "dry_run"
+			o = append(o, 0xa7, 0x64, 0x72, 0x79, 0x5f, 0x72, 0x75, 0x6e)
+			o = msgp.AppendBool(o, z.DryRun)
+		}
+		if (zb0001Mask & 0x20) == 0 { // if not omitted
+			// string "priority"
+			o = append(o, 0xa8, 0x70, 0x72, 0x69, 0x6f, 0x72, 0x69, 0x74, 0x79)
+			o = msgp.AppendInt32(o, z.Priority)
+		}
+		// string "options"
+		o = append(o, 0xa7, 0x6f, 0x70, 0x74, 0x69, 0x6f, 0x6e, 0x73)
+		o, err = z.Options.MarshalMsg(o)
+		if err != nil {
+			err = msgp.WrapError(err, "Options")
+			return
+		}
+	}
+	return
+}
+
+// UnmarshalMsg implements msgp.Unmarshaler
+func (z *MigrationCreate) UnmarshalMsg(bts []byte) (o []byte, err error) {
+	var field []byte
+	_ = field
+	var zb0001 uint32
+	zb0001, bts, err = msgp.ReadMapHeaderBytes(bts)
+	if err != nil {
+		err = msgp.WrapError(err)
+		return
+	}
+	for zb0001 > 0 {
+		zb0001--
+		field, bts, err = msgp.ReadMapKeyZC(bts)
+		if err != nil {
+			err = msgp.WrapError(err)
+			return
+		}
+		switch msgp.UnsafeString(field) {
+		case "namespace":
+			z.Namespace, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Namespace")
+				return
+			}
+		case "vm":
+			z.VM, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "VM")
+				return
+			}
+		case "to":
+			z.To, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "To")
+				return
+			}
+		case "mode":
+			{
+				var zb0002 string
+				zb0002, bts, err = msgp.ReadStringBytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Mode")
+					return
+				}
+				z.Mode = MigrationMode(zb0002)
+			}
+		case "dry_run":
+			z.DryRun, bts, err = msgp.ReadBoolBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "DryRun")
+				return
+			}
+		case "priority":
+			z.Priority, bts, err = msgp.ReadInt32Bytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Priority")
+				return
+			}
+		case "options":
+			bts, err = z.Options.UnmarshalMsg(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Options")
+				return
+			}
+		default:
+			bts, err = msgp.Skip(bts)
+			if err != nil {
+				err = msgp.WrapError(err)
+				return
+			}
+		}
+	}
+	o = bts
+	return
+}
+
+// Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
+func (z *MigrationCreate) Msgsize() (s int) {
+	s = 1 + 10 + msgp.StringPrefixSize + len(z.Namespace) + 3 + msgp.StringPrefixSize + len(z.VM) + 3 + msgp.StringPrefixSize + len(z.To) + 5 + msgp.StringPrefixSize + len(string(z.Mode)) + 8 + msgp.BoolSize + 9 + msgp.Int32Size + 8 + z.Options.Msgsize()
+	return
+}
+
+// MarshalMsg implements msgp.Marshaler
+func (z *MigrationCreated) MarshalMsg(b []byte) (o []byte, err error) {
+	o = msgp.Require(b, z.Msgsize())
+	// check for omitted fields
+	zb0001Len := uint32(4)
+	var zb0001Mask uint8 /* 4 bits */
+	_ = zb0001Mask
+	if z.WriteMeta == (WriteMeta{}) {
+		zb0001Len--
+		zb0001Mask |= 0x1
+	}
+	if z.Migration == nil {
+		zb0001Len--
+		zb0001Mask |= 0x2
+	}
+	if z.Explanation == nil {
+		zb0001Len--
+		zb0001Mask |= 0x4
+	}
+	if z.Forecast == nil {
+		zb0001Len--
+		zb0001Mask |= 0x8
+	}
+	// variable map header, size zb0001Len
+	o = append(o, 0x80|uint8(zb0001Len))
+
+	// skip if no fields are to be emitted
+	if zb0001Len != 0 {
+		if (zb0001Mask & 0x1) == 0 { // if not omitted
+			// string "meta"
+			o = append(o, 0xa4, 0x6d, 0x65, 0x74, 0x61)
+			// check for omitted fields
+			zb0002Len := uint32(2)
+			var zb0002Mask uint8 /* 2 bits */
+			_ = zb0002Mask
+			if z.WriteMeta.Index == 0 {
+				zb0002Len--
+				zb0002Mask |= 0x1
+			}
+			if z.WriteMeta.Replayed == false {
+				zb0002Len--
+				zb0002Mask |= 0x2
+			}
+			// variable map header, size zb0002Len
+			o = append(o, 0x80|uint8(zb0002Len))
+
+			// skip if no fields are to be emitted
+			if zb0002Len != 0 {
+				if (zb0002Mask & 0x1) == 0 { // if not omitted
+					// string "index"
+					o = append(o, 0xa5, 0x69, 0x6e, 0x64, 0x65, 0x78)
+					o = msgp.AppendUint64(o, uint64(z.WriteMeta.Index))
+				}
+				if (zb0002Mask & 0x2) == 0 { // if not omitted
+					// string "replayed"
+					o = append(o, 0xa8, 0x72, 0x65, 0x70, 0x6c, 0x61, 0x79, 0x65, 0x64)
+					o = msgp.AppendBool(o, z.WriteMeta.Replayed)
+				}
+			}
+		}
+		if (zb0001Mask & 0x2) == 0 { // if not omitted
+			// string "migration"
+			o = append(o, 0xa9, 0x6d, 0x69, 0x67, 0x72, 0x61, 0x74, 0x69, 0x6f, 0x6e)
+			if z.Migration == nil {
+				o = msgp.AppendNil(o)
+			} else {
+				o, err = z.Migration.MarshalMsg(o)
+				if err != nil {
+					err = msgp.WrapError(err, "Migration")
+					return
+				}
+			}
+		}
+		if (zb0001Mask & 0x4) == 0 { // if not omitted
+			// string "explanation"
+			o = append(o, 0xab, 0x65, 0x78, 0x70, 0x6c, 0x61, 0x6e, 0x61, 0x74, 0x69, 0x6f, 0x6e)
+			if z.Explanation == nil {
+				o = msgp.AppendNil(o)
+			} else {
+				o, err = z.Explanation.MarshalMsg(o)
+				if err != nil {
+					err = msgp.WrapError(err, "Explanation")
+					return
+				}
+			}
+		}
+		if (zb0001Mask & 0x8) == 0 { // if not omitted
+			// string "forecast"
+			o = append(o, 0xa8, 0x66, 0x6f, 0x72, 0x65, 0x63, 0x61, 0x73, 0x74)
+			if z.Forecast == nil {
+				o = msgp.AppendNil(o)
+			} else {
+				o, err = z.Forecast.MarshalMsg(o)
+				if err != nil {
+					err = msgp.WrapError(err, "Forecast")
+					return
+				}
+			}
+		}
+	}
+	return
+}
+
+// UnmarshalMsg implements msgp.Unmarshaler
+func (z *MigrationCreated) UnmarshalMsg(bts []byte) (o []byte, err error) {
+	var field []byte
+	_ = field
+	var zb0001 uint32
+	zb0001, bts, err = msgp.ReadMapHeaderBytes(bts)
+	if err != nil {
+		err = msgp.WrapError(err)
+		return
+	}
+	for zb0001 > 0 {
+		zb0001--
+		field, bts, err = msgp.ReadMapKeyZC(bts)
+		if err != nil {
+			err = msgp.WrapError(err)
+			return
+		}
+		switch msgp.UnsafeString(field) {
+		case "meta":
+			var zb0002 uint32
+			zb0002, bts, err = msgp.ReadMapHeaderBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "WriteMeta")
+				return
+			}
+			for zb0002 > 0 {
+				zb0002--
+				field, bts, err = msgp.ReadMapKeyZC(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "WriteMeta")
+					return
+				}
+				switch msgp.UnsafeString(field) {
+				case "index":
+					{
+						var zb0003 uint64
+						zb0003, bts, err = msgp.ReadUint64Bytes(bts)
+						if err != nil {
+							err = msgp.WrapError(err, "WriteMeta", "Index")
+							return
+						}
+						z.WriteMeta.Index = Index(zb0003)
+					}
+				case "replayed":
+					z.WriteMeta.Replayed, bts, err = msgp.ReadBoolBytes(bts)
+					if err != nil {
+						err = msgp.WrapError(err, "WriteMeta", "Replayed")
+						return
+					}
+				default:
+					bts, err = msgp.Skip(bts)
+					if err != nil {
+						err = msgp.WrapError(err, "WriteMeta")
+						return
+					}
+				}
+			}
+		case "migration":
+			if msgp.IsNil(bts) {
+				bts, err = msgp.ReadNilBytes(bts)
+				if err != nil {
+					return
+				}
+				z.Migration = nil
+			} else {
+				if z.Migration == nil {
+					z.Migration = new(Migration)
+				}
+				bts, err = z.Migration.UnmarshalMsg(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Migration")
+					return
+				}
+			}
+		case "explanation":
+			if msgp.IsNil(bts) {
+				bts, err = msgp.ReadNilBytes(bts)
+				if err != nil {
+					return
+				}
+				z.Explanation = nil
+			} else {
+				if z.Explanation == nil {
+					z.Explanation = new(Explanation)
+				}
+				bts, err = z.Explanation.UnmarshalMsg(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Explanation")
+					return
+				}
+			}
+		case "forecast":
+			if msgp.IsNil(bts) {
+				bts, err = msgp.ReadNilBytes(bts)
+				if err != nil {
+					return
+				}
+				z.Forecast = nil
+			} else {
+				if z.Forecast == nil {
+					z.Forecast = new(MigrationForecast)
+				}
+				bts, err = z.Forecast.UnmarshalMsg(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Forecast")
+					return
+				}
+			}
+		default:
+			bts, err = msgp.Skip(bts)
+			if err != nil {
+				err = msgp.WrapError(err)
+				return
+			}
+		}
+	}
+	o = bts
+	return
+}
+
+// Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
+func (z *MigrationCreated) Msgsize() (s int) {
+	s = 1 + 5 + 1 + 6 + msgp.Uint64Size + 9 + msgp.BoolSize + 10
+	if z.Migration == nil {
+		s += msgp.NilSize
+	} else {
+		s += z.Migration.Msgsize()
+	}
+	s += 12
+	if z.Explanation == nil {
+		s += msgp.NilSize
+	} else {
+		s += z.Explanation.Msgsize()
+	}
+	s += 9
+	if z.Forecast == nil {
+		s += msgp.NilSize
+	} else {
+		s += z.Forecast.Msgsize()
+	}
+	return
+}
+
+// MarshalMsg implements msgp.Marshaler
+func (z *MigrationEnd) MarshalMsg(b []byte) (o []byte, err error) {
+	o = msgp.Require(b, z.Msgsize())
+	// check for omitted fields
+	zb0001Len := uint32(9)
+	var zb0001Mask uint16 /* 9 bits */
+	_ = zb0001Mask
+	if z.State == "" {
+		zb0001Len--
+		zb0001Mask |= 0x1
+	}
+	if z.BootID == "" {
+		zb0001Len--
+		zb0001Mask |= 0x2
+	}
+	if z.Attempt == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x4
+	}
+	if z.Failed == false {
+		zb0001Len--
+		zb0001Mask |= 0x8
+	}
+	if z.Message == "" {
+		zb0001Len--
+		zb0001Mask |= 0x10
+	}
+	if z.Clean == false {
+		zb0001Len--
+		zb0001Mask |= 0x20
+	}
+	if z.Time == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x40
+	}
+	if z.Seq == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x100
+	}
+	// variable map header, size zb0001Len
+	o = append(o, 0x80|uint8(zb0001Len))
+
+	// skip if no fields are to be emitted
+	if zb0001Len != 0 {
+		if (zb0001Mask & 0x1) == 0 { // if not omitted
+			// string "state"
+			o = append(o, 0xa5, 0x73, 0x74, 0x61, 0x74, 0x65)
+			o = msgp.AppendString(o, string(z.State))
+		}
+		if (zb0001Mask & 0x2) == 0 { // if not omitted
+			// string "boot_id"
+			o = append(o, 0xa7, 0x62, 0x6f, 0x6f, 0x74, 0x5f, 0x69, 0x64)
+			o = msgp.AppendString(o, z.BootID)
+		}
+		if (zb0001Mask & 0x4) == 0 { // if not omitted
+			// string "attempt"
+			o = append(o, 0xa7, 0x61, 0x74, 0x74, 0x65, 0x6d, 0x70, 0x74)
+			o = msgp.AppendInt32(o, z.Attempt)
+		}
+		if (zb0001Mask & 0x8) == 0 { // if not omitted
+			// string "failed"
+			o = append(o, 0xa6, 0x66, 0x61, 0x69, 0x6c, 0x65, 0x64)
+			o = msgp.AppendBool(o, z.Failed)
+		}
+		if (zb0001Mask & 0x10) == 0 { // if not omitted
+			// string "message"
+			o = append(o, 0xa7, 0x6d, 0x65, 0x73, 0x73, 0x61, 0x67, 0x65)
+			o = msgp.AppendString(o, z.Message)
+		}
+		if (zb0001Mask & 0x20) == 0 { // if not omitted
+			// string "clean"
+			o = append(o, 0xa5, 0x63, 0x6c, 0x65, 0x61, 0x6e)
+			o = msgp.AppendBool(o, z.Clean)
+		}
+		if (zb0001Mask & 0x40) == 0 { // if not omitted
+			// string "time"
+			o = append(o, 0xa4, 0x74, 0x69, 0x6d, 0x65)
+			o = msgp.AppendInt64(o, int64(z.Time))
+		}
+		// string "session"
+		o = append(o, 0xa7, 0x73, 0x65, 0x73, 0x73, 0x69, 0x6f, 0x6e)
+		o = msgp.AppendBytes(o, (z.Session)[:])
+		if (zb0001Mask & 0x100) == 0 { // if not omitted
+			// string "seq"
+			o = append(o, 0xa3, 0x73, 0x65, 0x71)
+			o = msgp.AppendUint64(o, z.Seq)
+		}
+	}
+	return
+}
+
+// UnmarshalMsg implements msgp.Unmarshaler
+func (z *MigrationEnd) UnmarshalMsg(bts []byte) (o []byte, err error) {
+	var field []byte
+	_ = field
+	var zb0001 uint32
+	zb0001, bts, err = msgp.ReadMapHeaderBytes(bts)
+	if err != nil {
+		err = msgp.WrapError(err)
+		return
+	}
+	for zb0001 > 0 {
+		zb0001--
+		field, bts, err = msgp.ReadMapKeyZC(bts)
+		if err != nil {
+			err = msgp.WrapError(err)
+			return
+		}
+		switch msgp.UnsafeString(field) {
+		case "state":
+			{
+				var zb0002 string
+				zb0002, bts, err = msgp.ReadStringBytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "State")
+					return
+				}
+				z.State = EndState(zb0002)
+			}
+		case "boot_id":
+			z.BootID, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "BootID")
+				return
+			}
+		case "attempt":
+			z.Attempt, bts, err = msgp.ReadInt32Bytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Attempt")
+				return
+			}
+		case "failed":
+			z.Failed, bts, err = msgp.ReadBoolBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Failed")
+				return
+			}
+		case "message":
+			z.Message, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Message")
+				return
+			}
+		case "clean":
+			z.Clean, bts, err = msgp.ReadBoolBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Clean")
+				return
+			}
+		case "time":
+			{
+				var zb0003 int64
+				zb0003, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Time")
+					return
+				}
+				z.Time = Time(zb0003)
+			}
+		case "session":
+			bts, err = msgp.ReadExactBytes(bts, (z.Session)[:])
+			if err != nil {
+				err = msgp.WrapError(err, "Session")
+				return
+			}
+		case "seq":
+			z.Seq, bts, err = msgp.ReadUint64Bytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Seq")
+				return
+			}
+		default:
+			bts, err = msgp.Skip(bts)
+			if err != nil {
+				err = msgp.WrapError(err)
+				return
+			}
+		}
+	}
+	o = bts
+	return
+}
+
+// Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
+func (z *MigrationEnd) Msgsize() (s int) {
+	s = 1 + 6 + msgp.StringPrefixSize + len(string(z.State)) + 8 + msgp.StringPrefixSize + len(z.BootID) + 8 + msgp.Int32Size + 7 + msgp.BoolSize + 8 + msgp.StringPrefixSize + len(z.Message) + 6 + msgp.BoolSize + 5 + msgp.Int64Size + 8 + msgp.ArrayHeaderSize + (16 * (msgp.ByteSize)) + 4 + msgp.Uint64Size
+	return
+}
+
+// MarshalMsg implements msgp.Marshaler
+func (z *MigrationForecast) MarshalMsg(b []byte) (o []byte, err error) {
+	o = msgp.Require(b, z.Msgsize())
+	// check for omitted fields
+	zb0001Len := uint32(8)
+	var zb0001Mask uint8 /* 8 bits */
+	_ = zb0001Mask
+	if z.Memory == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x1
+	}
+	if z.Disk == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x2
+	}
+	if z.DirtyRate == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x4
+	}
+	if z.Link == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x8
+	}
+	if z.Duration == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x10
+	}
+	if z.Downtime == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x20
+	}
+	if z.Converges == false {
+		zb0001Len--
+		zb0001Mask |= 0x40
+	}
+	if z.Notes == nil {
+		zb0001Len--
+		zb0001Mask |= 0x80
+	}
+	// variable map header, size zb0001Len
+	o = append(o, 0x80|uint8(zb0001Len))
+
+	// skip if no fields are to be emitted
+	if zb0001Len != 0 {
+		if (zb0001Mask & 0x1) == 0 { // if not omitted
+			// string "memory"
+			o = append(o, 0xa6, 0x6d, 0x65, 0x6d, 0x6f, 0x72, 0x79)
+			o = msgp.AppendInt64(o, int64(z.Memory))
+		}
+		if (zb0001Mask & 0x2) == 0 { // if not omitted
+			// string "disk"
+			o = append(o, 0xa4, 0x64, 0x69, 0x73, 0x6b)
+			o = msgp.AppendInt64(o, int64(z.Disk))
+		}
+		if (zb0001Mask & 0x4) == 0 { // if not omitted
+			// string "dirty_rate"
+			o = append(o, 0xaa, 0x64, 0x69, 0x72, 0x74, 0x79, 0x5f, 0x72, 0x61, 0x74, 0x65)
+			o = msgp.AppendInt64(o, int64(z.DirtyRate))
+		}
+		if (zb0001Mask & 0x8) == 0 { // if not omitted
+			// string "link"
+			o = append(o, 0xa4, 0x6c, 0x69, 0x6e, 0x6b)
+			o = msgp.AppendInt64(o, int64(z.Link))
+		}
+		if (zb0001Mask & 0x10) == 0 { // if not omitted
+			// string "duration"
+			o = append(o, 0xa8, 0x64, 0x75, 0x72, 0x61, 0x74, 0x69, 0x6f, 0x6e)
+			o = msgp.AppendInt64(o, int64(z.Duration))
+		}
+		if (zb0001Mask & 0x20) == 0 { // if not omitted
+			// string "downtime"
+			o = append(o, 0xa8, 0x64, 0x6f, 0x77, 0x6e, 0x74, 0x69, 0x6d, 0x65)
+			o = msgp.AppendInt64(o, int64(z.Downtime))
+		}
+		if (zb0001Mask & 0x40) == 0 { // if not omitted
+			// string "converges"
+			o = append(o, 0xa9, 0x63, 0x6f, 0x6e, 0x76, 0x65, 0x72, 0x67, 0x65, 0x73)
+			o = msgp.AppendBool(o, z.Converges)
+		}
+		if (zb0001Mask & 0x80) == 0 { // if not omitted
+			// string "notes"
+			o = append(o, 0xa5, 0x6e, 0x6f, 0x74, 0x65, 0x73)
+			o = msgp.AppendArrayHeader(o, uint32(len(z.Notes)))
+			for za0001 := range z.Notes {
+				o = msgp.AppendString(o, z.Notes[za0001])
+			}
+		}
+	}
+	return
+}
+
+// UnmarshalMsg implements msgp.Unmarshaler
+func (z *MigrationForecast) UnmarshalMsg(bts []byte) (o []byte, err error) {
+	var field []byte
+	_ = field
+	var zb0001 uint32
+	zb0001, bts, err = msgp.ReadMapHeaderBytes(bts)
+	if err != nil {
+		err = msgp.WrapError(err)
+		return
+	}
+	for zb0001 > 0 {
+		zb0001--
+		field, bts, err = msgp.ReadMapKeyZC(bts)
+		if err != nil {
+			err = msgp.WrapError(err)
+			return
+		}
+		switch msgp.UnsafeString(field) {
+		case "memory":
+			{
+				var zb0002 int64
+				zb0002, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Memory")
+					return
+				}
+				z.Memory = Bytes(zb0002)
+			}
+		case "disk":
+			{
+				var zb0003 int64
+				zb0003, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Disk")
+					return
+				}
+				z.Disk = Bytes(zb0003)
+			}
+		case "dirty_rate":
+			{
+				var zb0004 int64
+				zb0004, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "DirtyRate")
+					return
+				}
+				z.DirtyRate = Bytes(zb0004)
+			}
+		case "link":
+			{
+				var zb0005 int64
+				zb0005, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Link")
+					return
+				}
+				z.Link = Bytes(zb0005)
+			}
+		case "duration":
+			{
+				var zb0006 int64
+				zb0006, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Duration")
+					return
+				}
+				z.Duration = Duration(zb0006)
+			}
+		case "downtime":
+			{
+				var zb0007 int64
+				zb0007, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Downtime")
+					return
+				}
+				z.Downtime = Duration(zb0007)
+			}
+		case "converges":
+			z.Converges, bts, err = msgp.ReadBoolBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Converges")
+				return
+			}
+		case "notes":
+			var zb0008 uint32
+			zb0008, bts, err = msgp.ReadArrayHeaderBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Notes")
+				return
+			}
+			if cap(z.Notes) >= int(zb0008) {
+				z.Notes = (z.Notes)[:zb0008]
+			} else {
+				z.Notes = make([]string, zb0008)
+			}
+			for za0001 := range z.Notes {
+				z.Notes[za0001], bts, err = msgp.ReadStringBytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Notes", za0001)
+					return
+				}
+			}
+		default:
+			bts, err = msgp.Skip(bts)
+			if err != nil {
+				err = msgp.WrapError(err)
+				return
+			}
+		}
+	}
+	o = bts
+	return
+}
+
+// Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
+func (z *MigrationForecast) Msgsize() (s int) {
+	s = 1 + 7 + msgp.Int64Size + 5 + msgp.Int64Size + 11 + msgp.Int64Size + 5 + msgp.Int64Size + 9 + msgp.Int64Size + 9 + msgp.Int64Size + 10 + msgp.BoolSize + 6 + msgp.ArrayHeaderSize
+	for za0001 := range z.Notes {
+		s += msgp.StringPrefixSize + len(z.Notes[za0001])
+	}
+	return
+}
+
+// MarshalMsg implements msgp.Marshaler
+func (z *MigrationListRequest) MarshalMsg(b []byte) (o []byte, err error) {
+	o = msgp.Require(b, z.Msgsize())
+	// check for omitted fields
+	zb0001Len := uint32(5)
+	var zb0001Mask uint8 /* 5 bits */
+	_ = zb0001Mask
+	if z.Namespace == "" {
+		zb0001Len--
+		zb0001Mask |= 0x2
+	}
+	if z.VM == "" {
+		zb0001Len--
+		zb0001Mask |= 0x4
+	}
+	if z.Node == "" {
+		zb0001Len--
+		zb0001Mask |= 0x8
+	}
+	if z.Active == false {
+		zb0001Len--
+		zb0001Mask |= 0x10
+	}
+	// variable map header, size zb0001Len
+	o = append(o, 0x80|uint8(zb0001Len))
+
+	// skip if no fields are to be emitted
+	if zb0001Len != 0 {
+		// string "query"
+		o = append(o, 0xa5, 0x71, 0x75, 0x65, 0x72, 0x79)
+		o, err = z.QueryOptions.MarshalMsg(o)
+		if err != nil {
+			err = msgp.WrapError(err, "QueryOptions")
+			return
+		}
+		if (zb0001Mask & 0x2) == 0 { // if not omitted
+			// string "namespace"
+			o = append(o, 0xa9, 0x6e, 0x61, 0x6d, 0x65, 0x73, 0x70, 0x61, 0x63, 0x65)
+			o = msgp.AppendString(o, z.Namespace)
+		}
+		if (zb0001Mask & 0x4) == 0 { // if not omitted
+			// string "vm"
+			o = append(o, 0xa2, 0x76, 0x6d)
+			o = msgp.AppendString(o, z.VM)
+		}
+		if (zb0001Mask & 0x8) == 0 { // if not omitted
+			// string "node"
+			o = append(o, 0xa4, 0x6e, 0x6f, 0x64, 0x65)
+			o = msgp.AppendString(o, z.Node)
+		}
+		if (zb0001Mask & 0x10) == 0 { // if not omitted
+			// string "active"
+			o = append(o, 0xa6, 0x61, 0x63, 0x74, 0x69, 0x76, 0x65)
+			o = msgp.AppendBool(o, z.Active)
+		}
+	}
+	return
+}
+
+// UnmarshalMsg implements msgp.Unmarshaler
+func (z *MigrationListRequest) UnmarshalMsg(bts []byte) (o []byte, err error) {
+	var field []byte
+	_ = field
+	var zb0001 uint32
+	zb0001, bts, err = msgp.ReadMapHeaderBytes(bts)
+	if err != nil {
+		err = msgp.WrapError(err)
+		return
+	}
+	for zb0001 > 0 {
+		zb0001--
+		field, bts, err = msgp.ReadMapKeyZC(bts)
+		if err != nil {
+			err = msgp.WrapError(err)
+			return
+		}
+		switch msgp.UnsafeString(field) {
+		case "query":
+			bts, err = z.QueryOptions.UnmarshalMsg(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "QueryOptions")
+				return
+			}
+		case "namespace":
+			z.Namespace, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Namespace")
+				return
+			}
+		case "vm":
+			z.VM, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "VM")
+				return
+			}
+		case "node":
+			z.Node, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Node")
+				return
+			}
+		case "active":
+			z.Active, bts, err = msgp.ReadBoolBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Active")
+				return
+			}
+		default:
+			bts, err = msgp.Skip(bts)
+			if err != nil {
+				err = msgp.WrapError(err)
+				return
+			}
+		}
+	}
+	o = bts
+	return
+}
+
+// Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
+func (z *MigrationListRequest) Msgsize() (s int) {
+	s = 1 + 6 + z.QueryOptions.Msgsize() + 10 + msgp.StringPrefixSize + len(z.Namespace) + 3 + msgp.StringPrefixSize + len(z.VM) + 5 + msgp.StringPrefixSize + len(z.Node) + 7 + msgp.BoolSize
+	return
+}
+
+// MarshalMsg implements msgp.Marshaler
+func (z *MigrationListResponse) MarshalMsg(b []byte) (o []byte, err error) {
+	o = msgp.Require(b, z.Msgsize())
+	// check for omitted fields
+	zb0001Len := uint32(2)
+	var zb0001Mask uint8 /* 2 bits */
+	_ = zb0001Mask
+	if z.Items == nil {
+		zb0001Len--
+		zb0001Mask |= 0x2
+	}
+	// variable map header, size zb0001Len
+	o = append(o, 0x80|uint8(zb0001Len))
+
+	// skip if no fields are to be emitted
+	if zb0001Len != 0 {
+		// string "meta"
+		o = append(o, 0xa4, 0x6d, 0x65, 0x74, 0x61)
+		o, err = z.QueryMeta.MarshalMsg(o)
+		if err != nil {
+			err = msgp.WrapError(err, "QueryMeta")
+			return
+		}
+		if (zb0001Mask & 0x2) == 0 { // if not omitted
+			// string "items"
+			o = append(o, 0xa5, 0x69, 0x74, 0x65, 0x6d, 0x73)
+			o = msgp.AppendArrayHeader(o, uint32(len(z.Items)))
+			for za0001 := range z.Items {
+				if z.Items[za0001] == nil {
+					o = msgp.AppendNil(o)
+				} else {
+					o, err = z.Items[za0001].MarshalMsg(o)
+					if err != nil {
+						err = msgp.WrapError(err, "Items", za0001)
+						return
+					}
+				}
+			}
+		}
+	}
+	return
+}
+
+// UnmarshalMsg implements msgp.Unmarshaler
+func (z *MigrationListResponse) UnmarshalMsg(bts []byte) (o []byte, err error) {
+	var field []byte
+	_ = field
+	var zb0001 uint32
+	zb0001, bts, err = msgp.ReadMapHeaderBytes(bts)
+	if err != nil {
+		err = msgp.WrapError(err)
+		return
+	}
+	for zb0001 > 0 {
+		zb0001--
+		field, bts, err = msgp.ReadMapKeyZC(bts)
+		if err != nil {
+			err = msgp.WrapError(err)
+			return
+		}
+		switch msgp.UnsafeString(field) {
+		case "meta":
+			bts, err = z.QueryMeta.UnmarshalMsg(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "QueryMeta")
+				return
+			}
+		case "items":
+			var zb0002 uint32
+			zb0002, bts, err = msgp.ReadArrayHeaderBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Items")
+				return
+			}
+			if cap(z.Items) >= int(zb0002) {
+				z.Items = (z.Items)[:zb0002]
+			} else {
+				z.Items = make([]*Migration, zb0002)
+			}
+			for za0001 := range z.Items {
+				if msgp.IsNil(bts) {
+					bts, err = msgp.ReadNilBytes(bts)
+					if err != nil {
+						return
+					}
+					z.Items[za0001] = nil
+				} else {
+					if z.Items[za0001] == nil {
+						z.Items[za0001] = new(Migration)
+					}
+					bts, err = z.Items[za0001].UnmarshalMsg(bts)
+					if err != nil {
+						err = msgp.WrapError(err, "Items", za0001)
+						return
+					}
+				}
+			}
+		default:
+			bts, err = msgp.Skip(bts)
+			if err != nil {
+				err = msgp.WrapError(err)
+				return
+			}
+		}
+	}
+	o = bts
+	return
+}
+
+// Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
+func (z *MigrationListResponse) Msgsize() (s int) {
+	s = 1 + 5 + z.QueryMeta.Msgsize() + 6 + msgp.ArrayHeaderSize
+	for za0001 := range z.Items {
+		if z.Items[za0001] == nil {
+			s += msgp.NilSize
+		} else {
+			s += z.Items[za0001].Msgsize()
+		}
+	}
+	return
+}
+
+// MarshalMsg implements msgp.Marshaler
+func (z MigrationMode) MarshalMsg(b []byte) (o []byte, err error) {
+	o = msgp.Require(b, z.Msgsize())
+	o = msgp.AppendString(o, string(z))
+	return
+}
+
+// UnmarshalMsg implements msgp.Unmarshaler
+func (z *MigrationMode) UnmarshalMsg(bts []byte) (o []byte, err error) {
+	{
+		var zb0001 string
+		zb0001, bts, err = msgp.ReadStringBytes(bts)
+		if err != nil {
+			err = msgp.WrapError(err)
+			return
+		}
+		(*z) = MigrationMode(zb0001)
+	}
+	o = bts
+	return
+}
+
+// Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
+func (z MigrationMode) Msgsize() (s int) {
+	s = msgp.StringPrefixSize + len(string(z))
+	return
+}
+
+// MarshalMsg implements msgp.Marshaler
+func (z *MigrationOptions) MarshalMsg(b []byte) (o []byte, err error) {
+	o = msgp.Require(b, z.Msgsize())
+	// check for omitted fields
+	zb0001Len := uint32(7)
+	var zb0001Mask uint8 /* 7 bits */
+	_ = zb0001Mask
+	if z.Bandwidth == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x1
+	}
+	if z.MaxDowntime == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x2
+	}
+	if z.DowntimeLimit == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x4
+	}
+	if z.Timeout == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x8
+	}
+	if z.AutoConverge == false {
+		zb0001Len--
+		zb0001Mask |= 0x10
+	}
+	if z.Compress == "" {
+		zb0001Len--
+		zb0001Mask |= 0x20
+	}
+	if z.WarmFallback == false {
+		zb0001Len--
+		zb0001Mask |= 0x40
+	}
+	// variable map header, size zb0001Len
+	o = append(o, 0x80|uint8(zb0001Len))
+
+	// skip if no fields are to be emitted
+	if zb0001Len != 0 {
+		if (zb0001Mask & 0x1) == 0 { // if not omitted
+			// string "bandwidth"
+			o = append(o, 0xa9, 0x62, 0x61, 0x6e, 0x64, 0x77, 0x69, 0x64, 0x74, 0x68)
+			o = msgp.AppendInt64(o, int64(z.Bandwidth))
+		}
+		if (zb0001Mask & 0x2) == 0 { // if not omitted
+			// string "max_downtime"
+			o = append(o, 0xac, 0x6d, 0x61, 0x78, 0x5f, 0x64, 0x6f, 0x77, 0x6e, 0x74, 0x69, 0x6d, 0x65)
+			o = msgp.AppendInt64(o, int64(z.MaxDowntime))
+		}
+		if (zb0001Mask & 0x4) == 0 { // if not omitted
+			// string "downtime_limit"
+			o = append(o, 0xae, 0x64, 0x6f, 0x77, 0x6e, 0x74, 0x69, 0x6d, 0x65, 0x5f, 0x6c, 0x69, 0x6d, 0x69, 0x74)
+			o = msgp.AppendInt64(o, int64(z.DowntimeLimit))
+		}
+		if (zb0001Mask & 0x8) == 0 { // if not omitted
+			// string "timeout"
+			o = append(o, 0xa7, 0x74, 0x69, 0x6d, 0x65, 0x6f, 0x75, 0x74)
+			o = msgp.AppendInt64(o, int64(z.Timeout))
+		}
+		if (zb0001Mask & 0x10) == 0 { // if not omitted
+			// string "auto_converge"
+			o = append(o, 0xad, 0x61, 0x75, 0x74, 0x6f, 0x5f, 0x63, 0x6f, 0x6e, 0x76, 0x65, 0x72, 0x67, 0x65)
+			o = msgp.AppendBool(o, z.AutoConverge)
+		}
+		if (zb0001Mask & 0x20) == 0 { // if not omitted
+			// string "compress"
+			o = append(o, 0xa8, 0x63, 0x6f, 0x6d, 0x70, 0x72, 0x65, 0x73, 0x73)
+			o = msgp.AppendString(o, z.Compress)
+		}
+		if (zb0001Mask & 0x40) == 0 { // if not omitted
+			// string "warm_fallback"
+			o = append(o, 0xad, 0x77, 0x61, 0x72, 0x6d, 0x5f, 0x66, 0x61, 0x6c, 0x6c, 0x62, 0x61, 0x63, 0x6b)
+			o = msgp.AppendBool(o, z.WarmFallback)
+		}
+	}
+	return
+}
+
+// UnmarshalMsg implements msgp.Unmarshaler
+func (z *MigrationOptions) UnmarshalMsg(bts []byte) (o []byte, err error) {
+	var field []byte
+	_ = field
+	var zb0001 uint32
+	zb0001, bts, err = msgp.ReadMapHeaderBytes(bts)
+	if err != nil {
+		err = msgp.WrapError(err)
+		return
+	}
+	for zb0001 > 0 {
+		zb0001--
+		field, bts, err = msgp.ReadMapKeyZC(bts)
+		if err != nil {
+			err = msgp.WrapError(err)
+			return
+		}
+		switch msgp.UnsafeString(field) {
+		case "bandwidth":
+			{
+				var zb0002 int64
+				zb0002, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Bandwidth")
+					return
+				}
+				z.Bandwidth = Bytes(zb0002)
+			}
+		case "max_downtime":
+			{
+				var zb0003 int64
+				zb0003, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "MaxDowntime")
+					return
+				}
+				z.MaxDowntime = Duration(zb0003)
+			}
+		case "downtime_limit":
+			{
+				var zb0004 int64
+				zb0004, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "DowntimeLimit")
+					return
+				}
+				z.DowntimeLimit = Duration(zb0004)
+			}
+		case "timeout":
+			{
+				var zb0005 int64
+				zb0005, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Timeout")
+					return
+				}
+				z.Timeout = Duration(zb0005)
+			}
+		case "auto_converge":
+			z.AutoConverge, bts, err = msgp.ReadBoolBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "AutoConverge")
+				return
+			}
+		case "compress":
+			z.Compress, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Compress")
+				return
+			}
+		case "warm_fallback":
+			z.WarmFallback, bts, err = msgp.ReadBoolBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "WarmFallback")
+				return
+			}
+		default:
+			bts, err = msgp.Skip(bts)
+			if err != nil {
+				err = msgp.WrapError(err)
+				return
+			}
+		}
+	}
+	o = bts
+	return
+}
+
+// Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
+func (z *MigrationOptions) Msgsize() (s int) {
+	s = 1 + 10 + msgp.Int64Size + 13 + msgp.Int64Size + 15 + msgp.Int64Size + 8 + msgp.Int64Size + 14 + msgp.BoolSize + 9 + msgp.StringPrefixSize + len(z.Compress) + 14 + msgp.BoolSize
+	return
+}
+
+// MarshalMsg implements msgp.Marshaler
+func (z MigrationPhase) MarshalMsg(b []byte) (o []byte, err error) {
+	o = msgp.Require(b, z.Msgsize())
+	o = msgp.AppendString(o, string(z))
+	return
+}
+
+// UnmarshalMsg implements msgp.Unmarshaler
+func (z *MigrationPhase) UnmarshalMsg(bts []byte) (o []byte, err error) {
+	{
+		var zb0001 string
+		zb0001, bts, err = msgp.ReadStringBytes(bts)
+		if err != nil {
+			err = msgp.WrapError(err)
+			return
+		}
+		(*z) = MigrationPhase(zb0001)
+	}
+	o = bts
+	return
+}
+
+// Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
+func (z MigrationPhase) Msgsize() (s int) {
+	s = msgp.StringPrefixSize + len(string(z))
+	return
+}
+
+// MarshalMsg implements msgp.Marshaler
+func (z *MigrationPolicy) MarshalMsg(b []byte) (o []byte, err error) {
+	o = msgp.Require(b, z.Msgsize())
+	// check for omitted fields
+	zb0001Len := uint32(5)
+	var zb0001Mask uint8 /* 5 bits */
+	_ = zb0001Mask
+	if z.Mode == "" {
+		zb0001Len--
+		zb0001Mask |= 0x1
+	}
+	if z.MaxDowntime == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x2
+	}
+	if z.DowntimeLimit == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x4
+	}
+	if z.AutoConverge == false {
+		zb0001Len--
+		zb0001Mask |= 0x8
+	}
+	if z.WarmFallback == false {
+		zb0001Len--
+		zb0001Mask |= 0x10
+	}
+	// variable map header, size zb0001Len
+	o = append(o, 0x80|uint8(zb0001Len))
+
+	// skip if no fields are to be emitted
+	if zb0001Len != 0 {
+		if (zb0001Mask & 0x1) == 0 { // if not omitted
+			// string "mode"
+			o = append(o, 0xa4, 0x6d, 0x6f, 0x64, 0x65)
+			o = msgp.AppendString(o, z.Mode)
+		}
+		if (zb0001Mask & 0x2) == 0 { // if not omitted
+			// string "max_downtime"
+			o = append(o, 0xac, 0x6d, 0x61, 0x78, 0x5f, 0x64, 0x6f, 0x77, 0x6e, 0x74, 0x69, 0x6d, 0x65)
+			o = msgp.AppendInt64(o, int64(z.MaxDowntime))
+		}
+		if (zb0001Mask & 0x4) == 0 { // if not omitted
+			// string "downtime_limit"
+			o = append(o, 0xae, 0x64, 0x6f, 0x77, 0x6e, 0x74, 0x69, 0x6d, 0x65, 0x5f, 0x6c, 0x69, 0x6d, 0x69, 0x74)
+			o = msgp.AppendInt64(o, int64(z.DowntimeLimit))
+		}
+		if (zb0001Mask & 0x8) == 0 { // if not omitted
+			// string "auto_converge"
+			o = append(o, 0xad, 0x61, 0x75, 0x74, 0x6f, 0x5f, 0x63, 0x6f, 0x6e, 0x76, 0x65, 0x72, 0x67, 0x65)
+			o = msgp.AppendBool(o, z.AutoConverge)
+		}
+		if (zb0001Mask & 0x10) == 0 { // if not omitted
+			// string "warm_fallback"
+			o = append(o, 0xad, 0x77, 0x61, 0x72, 0x6d, 0x5f, 0x66, 0x61, 0x6c, 0x6c, 0x62, 0x61, 0x63, 0x6b)
+			o = msgp.AppendBool(o, z.WarmFallback)
+		}
+	}
+	return
+}
+
+// UnmarshalMsg implements msgp.Unmarshaler
+func (z *MigrationPolicy) UnmarshalMsg(bts []byte) (o []byte, err error) {
+	var field []byte
+	_ = field
+	var zb0001 uint32
+	zb0001, bts, err = msgp.ReadMapHeaderBytes(bts)
+	if err != nil {
+		err = msgp.WrapError(err)
+		return
+	}
+	for zb0001 > 0 {
+		zb0001--
+		field, bts, err = msgp.ReadMapKeyZC(bts)
+		if err != nil {
+			err = msgp.WrapError(err)
+			return
+		}
+		switch msgp.UnsafeString(field) {
+		case "mode":
+			z.Mode, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Mode")
+				return
+			}
+		case "max_downtime":
+			{
+				var zb0002 int64
+				zb0002, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "MaxDowntime")
+					return
+				}
+				z.MaxDowntime = Duration(zb0002)
+			}
+		case "downtime_limit":
+			{
+				var zb0003 int64
+				zb0003, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "DowntimeLimit")
+					return
+				}
+				z.DowntimeLimit = Duration(zb0003)
+			}
+		case "auto_converge":
+			z.AutoConverge, bts, err = msgp.ReadBoolBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "AutoConverge")
+				return
+			}
+		case "warm_fallback":
+			z.WarmFallback, bts, err = msgp.ReadBoolBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "WarmFallback")
+				return
+			}
+		default:
+			bts, err = msgp.Skip(bts)
+			if err != nil {
+				err = msgp.WrapError(err)
+				return
+			}
+		}
+	}
+	o = bts
+	return
+}
+
+// Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
+func (z *MigrationPolicy) Msgsize() (s int) {
+	s = 1 + 5 + msgp.StringPrefixSize + len(z.Mode) + 13 + msgp.Int64Size + 15 + msgp.Int64Size + 14 + msgp.BoolSize + 14 + msgp.BoolSize
+	return
+}
+
+// MarshalMsg implements msgp.Marshaler
+func (z *MigrationProgress) MarshalMsg(b []byte) (o []byte, err error) {
+	o = msgp.Require(b, z.Msgsize())
+	// check for omitted fields
+	zb0001Len := uint32(14)
+	var zb0001Mask uint16 /* 14 bits */
+	_ = zb0001Mask
+	if z.Time == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x2
+	}
+	if z.Total == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x4
+	}
+	if z.Done == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x8
+	}
+	if z.Remaining == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x10
+	}
+	if z.Percent == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x20
+	}
+	if z.Rate == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x40
+	}
+	if z.DirtyRate == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x80
+	}
+	if z.Downtime == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x100
+	}
+	if z.Throttle == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x200
+	}
+	if z.Passes == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x400
+	}
+	if z.Elapsed == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x800
+	}
+	if z.Wire == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x1000
+	}
+	if z.Rung == "" {
+		zb0001Len--
+		zb0001Mask |= 0x2000
+	}
+	// variable map header, size zb0001Len
+	o = append(o, 0x80|uint8(zb0001Len))
+
+	// skip if no fields are to be emitted
+	if zb0001Len != 0 {
+		// string "id"
+		o = append(o, 0xa2, 0x69, 0x64)
+		o = msgp.AppendBytes(o, (z.ID)[:])
+		if (zb0001Mask & 0x2) == 0 { // if not omitted
+			// string "time"
+			o = append(o, 0xa4, 0x74, 0x69, 0x6d, 0x65)
+			o = msgp.AppendInt64(o, int64(z.Time))
+		}
+		if (zb0001Mask & 0x4) == 0 { // if not omitted
+			// string "total"
+			o = append(o, 0xa5, 0x74, 0x6f, 0x74, 0x61, 0x6c)
+			o = msgp.AppendInt64(o, int64(z.Total))
+		}
+		if (zb0001Mask & 0x8) == 0 { // if not omitted
+			// string "done"
+			o = append(o, 0xa4, 0x64, 0x6f, 0x6e, 0x65)
+			o = msgp.AppendInt64(o, int64(z.Done))
+		}
+		if (zb0001Mask & 0x10) == 0 { // if not omitted
+			// string "remaining"
+			o = append(o, 0xa9, 0x72, 0x65, 0x6d, 0x61, 0x69, 0x6e, 0x69, 0x6e, 0x67)
+			o = msgp.AppendInt64(o, int64(z.Remaining))
+		}
+		if (zb0001Mask & 0x20) == 0 { // if not omitted
+			// string "percent"
+			o = append(o, 0xa7, 0x70, 0x65, 0x72, 0x63, 0x65, 0x6e, 0x74)
+			o = msgp.AppendFloat64(o, z.Percent)
+		}
+		if (zb0001Mask & 0x40) == 0 { // if not omitted
+			// string "rate"
+			o = append(o, 0xa4, 0x72, 0x61, 0x74, 0x65)
+			o = msgp.AppendInt64(o, int64(z.Rate))
+		}
+		if (zb0001Mask & 0x80) == 0 { // if not omitted
+			// string "dirty_rate"
+			o = append(o, 0xaa, 0x64, 0x69, 0x72, 0x74, 0x79, 0x5f, 0x72, 0x61, 0x74, 0x65)
+			o = msgp.AppendInt64(o, int64(z.DirtyRate))
+		}
+		if (zb0001Mask & 0x100) == 0 { // if not omitted
+			// string "downtime"
+			o = append(o, 0xa8, 0x64, 0x6f, 0x77, 0x6e, 0x74, 0x69, 0x6d, 0x65)
+			o = msgp.AppendInt64(o, int64(z.Downtime))
+		}
+		if (zb0001Mask & 0x200) == 0 { // if not omitted
+			// string "throttle"
+			o = append(o, 0xa8, 0x74, 0x68, 0x72, 0x6f, 0x74, 0x74, 0x6c, 0x65)
+			o = msgp.AppendInt32(o, z.Throttle)
+		}
+		if (zb0001Mask & 0x400) == 0 { // if not omitted
+			// string "passes"
+			o = append(o, 0xa6, 0x70, 0x61, 0x73, 0x73, 0x65, 0x73)
+			o = msgp.AppendInt32(o, z.Passes)
+		}
+		if (zb0001Mask & 0x800) == 0 { // if not omitted
+			// string "elapsed"
+			o = append(o, 0xa7, 0x65, 0x6c, 0x61, 0x70, 0x73, 0x65, 0x64)
+			o = msgp.AppendInt64(o, int64(z.Elapsed))
+		}
+		if (zb0001Mask & 0x1000) == 0 { // if not omitted
+			// string "wire"
+			o = append(o, 0xa4, 0x77, 0x69, 0x72, 0x65)
+			o = msgp.AppendInt64(o, int64(z.Wire))
+		}
+		if (zb0001Mask & 0x2000) == 0 { // if not omitted
+			// string "rung"
+			o = append(o, 0xa4, 0x72, 0x75, 0x6e, 0x67)
+			o = msgp.AppendString(o, z.Rung)
+		}
+	}
+	return
+}
+
+// UnmarshalMsg implements msgp.Unmarshaler
+func (z *MigrationProgress) UnmarshalMsg(bts []byte) (o []byte, err error) {
+	var field []byte
+	_ = field
+	var zb0001 uint32
+	zb0001, bts, err = msgp.ReadMapHeaderBytes(bts)
+	if err != nil {
+		err = msgp.WrapError(err)
+		return
+	}
+	for zb0001 > 0 {
+		zb0001--
+		field, bts, err = msgp.ReadMapKeyZC(bts)
+		if err != nil {
+			err = msgp.WrapError(err)
+			return
+		}
+		switch msgp.UnsafeString(field) {
+		case "id":
+			bts, err = msgp.ReadExactBytes(bts, (z.ID)[:])
+			if err != nil {
+				err = msgp.WrapError(err, "ID")
+				return
+			}
+		case "time":
+			{
+				var zb0002 int64
+				zb0002, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Time")
+					return
+				}
+				z.Time = Time(zb0002)
+			}
+		case "total":
+			{
+				var zb0003 int64
+				zb0003, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Total")
+					return
+				}
+				z.Total = Bytes(zb0003)
+			}
+		case "done":
+			{
+				var zb0004 int64
+				zb0004, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Done")
+					return
+				}
+				z.Done = Bytes(zb0004)
+			}
+		case "remaining":
+			{
+				var zb0005 int64
+				zb0005, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Remaining")
+					return
+				}
+				z.Remaining = Bytes(zb0005)
+			}
+		case "percent":
+			z.Percent, bts, err = msgp.ReadFloat64Bytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Percent")
+				return
+			}
+		case "rate":
+			{
+				var zb0006 int64
+				zb0006, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Rate")
+					return
+				}
+				z.Rate = Bytes(zb0006)
+			}
+		case "dirty_rate":
+			{
+				var zb0007 int64
+				zb0007, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "DirtyRate")
+					return
+				}
+				z.DirtyRate = Bytes(zb0007)
+			}
+		case "downtime":
+			{
+				var zb0008 int64
+				zb0008, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Downtime")
+					return
+				}
+				z.Downtime = Duration(zb0008)
+			}
+		case "throttle":
+			z.Throttle, bts, err = msgp.ReadInt32Bytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Throttle")
+				return
+			}
+		case "passes":
+			z.Passes, bts, err = msgp.ReadInt32Bytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Passes")
+				return
+			}
+		case "elapsed":
+			{
+				var zb0009 int64
+				zb0009, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Elapsed")
+					return
+				}
+				z.Elapsed = Duration(zb0009)
+			}
+		case "wire":
+			{
+				var zb0010 int64
+				zb0010, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Wire")
+					return
+				}
+				z.Wire = Bytes(zb0010)
+			}
+		case "rung":
+			z.Rung, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Rung")
+				return
+			}
+		default:
+			bts, err = msgp.Skip(bts)
+			if err != nil {
+				err = msgp.WrapError(err)
+				return
+			}
+		}
+	}
+	o = bts
+	return
+}
+
+// Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
+func (z *MigrationProgress) Msgsize() (s int) {
+	s = 1 + 3 + msgp.ArrayHeaderSize + (16 * (msgp.ByteSize)) + 5 + msgp.Int64Size + 6 + msgp.Int64Size + 5 + msgp.Int64Size + 10 + msgp.Int64Size + 8 + msgp.Float64Size + 5 + msgp.Int64Size + 11 + msgp.Int64Size + 9 + msgp.Int64Size + 9 + msgp.Int32Size + 7 + msgp.Int32Size + 8 + msgp.Int64Size + 5 + msgp.Int64Size + 5 + msgp.StringPrefixSize + len(z.Rung)
+	return
+}
+
+// MarshalMsg implements msgp.Marshaler
+func (z *MigrationResponse) MarshalMsg(b []byte) (o []byte, err error) {
+	o = msgp.Require(b, z.Msgsize())
+	// check for omitted fields
+	zb0001Len := uint32(4)
+	var zb0001Mask uint8 /* 4 bits */
+	_ = zb0001Mask
+	if z.Migration == nil {
+		zb0001Len--
+		zb0001Mask |= 0x2
+	}
+	if z.Progress == nil {
+		zb0001Len--
+		zb0001Mask |= 0x4
+	}
+	if z.Why == nil {
+		zb0001Len--
+		zb0001Mask |= 0x8
+	}
+	// variable map header, size zb0001Len
+	o = append(o, 0x80|uint8(zb0001Len))
+
+	// skip if no fields are to be emitted
+	if zb0001Len != 0 {
+		// string "meta"
+		o = append(o, 0xa4, 0x6d, 0x65, 0x74, 0x61)
+		o, err = z.QueryMeta.MarshalMsg(o)
+		if err != nil {
+			err = msgp.WrapError(err, "QueryMeta")
+			return
+		}
+		if (zb0001Mask & 0x2) == 0 { // if not omitted
+			// string "migration"
+			o = append(o, 0xa9, 0x6d, 0x69, 0x67, 0x72, 0x61, 0x74, 0x69, 0x6f, 0x6e)
+			if z.Migration == nil {
+				o = msgp.AppendNil(o)
+			} else {
+				o, err = z.Migration.MarshalMsg(o)
+				if err != nil {
+					err = msgp.WrapError(err, "Migration")
+					return
+				}
+			}
+		}
+		if (zb0001Mask & 0x4) == 0 { // if not omitted
+			// string "progress"
+			o = append(o, 0xa8, 0x70, 0x72, 0x6f, 0x67, 0x72, 0x65, 0x73, 0x73)
+			if z.Progress == nil {
+				o = msgp.AppendNil(o)
+			} else {
+				o, err = z.Progress.MarshalMsg(o)
+				if err != nil {
+					err = msgp.WrapError(err, "Progress")
+					return
+				}
+			}
+		}
+		if (zb0001Mask & 0x8) == 0 { // if not omitted
+			// string "why"
+			o = append(o, 0xa3, 0x77, 0x68, 0x79)
+			o = msgp.AppendArrayHeader(o, uint32(len(z.Why)))
+			for za0001 := range z.Why {
+				o = msgp.AppendString(o, z.Why[za0001])
+			}
+		}
+	}
+	return
+}
+
+// UnmarshalMsg implements msgp.Unmarshaler
+func (z *MigrationResponse) UnmarshalMsg(bts []byte) (o []byte, err error) {
+	var field []byte
+	_ = field
+	var zb0001 uint32
+	zb0001, bts, err = msgp.ReadMapHeaderBytes(bts)
+	if err != nil {
+		err = msgp.WrapError(err)
+		return
+	}
+	for zb0001 > 0 {
+		zb0001--
+		field, bts, err = msgp.ReadMapKeyZC(bts)
+		if err != nil {
+			err = msgp.WrapError(err)
+			return
+		}
+		switch msgp.UnsafeString(field) {
+		case "meta":
+			bts, err = z.QueryMeta.UnmarshalMsg(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "QueryMeta")
+				return
+			}
+		case "migration":
+			if msgp.IsNil(bts) {
+				bts, err = msgp.ReadNilBytes(bts)
+				if err != nil {
+					return
+				}
+				z.Migration = nil
+			} else {
+				if z.Migration == nil {
+					z.Migration = new(Migration)
+				}
+				bts, err = z.Migration.UnmarshalMsg(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Migration")
+					return
+				}
+			}
+		case "progress":
+			if msgp.IsNil(bts) {
+				bts, err = msgp.ReadNilBytes(bts)
+				if err != nil {
+					return
+				}
+				z.Progress = nil
+			} else {
+				if z.Progress == nil {
+					z.Progress = new(MigrationProgress)
+				}
+				bts, err = z.Progress.UnmarshalMsg(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Progress")
+					return
+				}
+			}
+		case "why":
+			var zb0002 uint32
+			zb0002, bts, err = msgp.ReadArrayHeaderBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Why")
+				return
+			}
+			if cap(z.Why) >= int(zb0002) {
+				z.Why = (z.Why)[:zb0002]
+			} else {
+				z.Why = make([]string, zb0002)
+			}
+			for za0001 := range z.Why {
+				z.Why[za0001], bts, err = msgp.ReadStringBytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Why", za0001)
+					return
+				}
+			}
+		default:
+			bts, err = msgp.Skip(bts)
+			if err != nil {
+				err = msgp.WrapError(err)
+				return
+			}
+		}
+	}
+	o = bts
+	return
+}
+
+// Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
+func (z *MigrationResponse) Msgsize() (s int) {
+	s = 1 + 5 + z.QueryMeta.Msgsize() + 10
+	if z.Migration == nil {
+		s += msgp.NilSize
+	} else {
+		s += z.Migration.Msgsize()
+	}
+	s += 9
+	if z.Progress == nil {
+		s += msgp.NilSize
+	} else {
+		s += z.Progress.Msgsize()
+	}
+	s += 4 + msgp.ArrayHeaderSize
+	for za0001 := range z.Why {
+		s += msgp.StringPrefixSize + len(z.Why[za0001])
+	}
+	return
+}
+
+// MarshalMsg implements msgp.Marshaler
 func (z MilliCPU) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	o = msgp.AppendInt64(o, int64(z))
@@ -5994,6 +8659,341 @@ func (z *MilliCPU) UnmarshalMsg(bts []byte) (o []byte, err error) {
 // Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
 func (z MilliCPU) Msgsize() (s int) {
 	s = msgp.Int64Size
+	return
+}
+
+// MarshalMsg implements msgp.Marshaler
+func (z *MoveOrder) MarshalMsg(b []byte) (o []byte, err error) {
+	o = msgp.Require(b, z.Msgsize())
+	// check for omitted fields
+	zb0001Len := uint32(3)
+	var zb0001Mask uint8 /* 3 bits */
+	_ = zb0001Mask
+	if z.Migration == nil {
+		zb0001Len--
+		zb0001Mask |= 0x1
+	}
+	if z.Peer == "" {
+		zb0001Len--
+		zb0001Mask |= 0x2
+	}
+	if z.VM == nil {
+		zb0001Len--
+		zb0001Mask |= 0x4
+	}
+	// variable map header, size zb0001Len
+	o = append(o, 0x80|uint8(zb0001Len))
+
+	// skip if no fields are to be emitted
+	if zb0001Len != 0 {
+		if (zb0001Mask & 0x1) == 0 { // if not omitted
+			// string "migration"
+			o = append(o, 0xa9, 0x6d, 0x69, 0x67, 0x72, 0x61, 0x74, 0x69, 0x6f, 0x6e)
+			if z.Migration == nil {
+				o = msgp.AppendNil(o)
+			} else {
+				o, err = z.Migration.MarshalMsg(o)
+				if err != nil {
+					err = msgp.WrapError(err, "Migration")
+					return
+				}
+			}
+		}
+		if (zb0001Mask & 0x2) == 0 { // if not omitted
+			// string "peer"
+			o = append(o, 0xa4, 0x70, 0x65, 0x65, 0x72)
+			o = msgp.AppendString(o, z.Peer)
+		}
+		if (zb0001Mask & 0x4) == 0 { // if not omitted
+			// string "vm"
+			o = append(o, 0xa2, 0x76, 0x6d)
+			if z.VM == nil {
+				o = msgp.AppendNil(o)
+			} else {
+				o, err = z.VM.MarshalMsg(o)
+				if err != nil {
+					err = msgp.WrapError(err, "VM")
+					return
+				}
+			}
+		}
+	}
+	return
+}
+
+// UnmarshalMsg implements msgp.Unmarshaler
+func (z *MoveOrder) UnmarshalMsg(bts []byte) (o []byte, err error) {
+	var field []byte
+	_ = field
+	var zb0001 uint32
+	zb0001, bts, err = msgp.ReadMapHeaderBytes(bts)
+	if err != nil {
+		err = msgp.WrapError(err)
+		return
+	}
+	for zb0001 > 0 {
+		zb0001--
+		field, bts, err = msgp.ReadMapKeyZC(bts)
+		if err != nil {
+			err = msgp.WrapError(err)
+			return
+		}
+		switch msgp.UnsafeString(field) {
+		case "migration":
+			if msgp.IsNil(bts) {
+				bts, err = msgp.ReadNilBytes(bts)
+				if err != nil {
+					return
+				}
+				z.Migration = nil
+			} else {
+				if z.Migration == nil {
+					z.Migration = new(Migration)
+				}
+				bts, err = z.Migration.UnmarshalMsg(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Migration")
+					return
+				}
+			}
+		case "peer":
+			z.Peer, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Peer")
+				return
+			}
+		case "vm":
+			if msgp.IsNil(bts) {
+				bts, err = msgp.ReadNilBytes(bts)
+				if err != nil {
+					return
+				}
+				z.VM = nil
+			} else {
+				if z.VM == nil {
+					z.VM = new(Order)
+				}
+				bts, err = z.VM.UnmarshalMsg(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "VM")
+					return
+				}
+			}
+		default:
+			bts, err = msgp.Skip(bts)
+			if err != nil {
+				err = msgp.WrapError(err)
+				return
+			}
+		}
+	}
+	o = bts
+	return
+}
+
+// Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
+func (z *MoveOrder) Msgsize() (s int) {
+	s = 1 + 10
+	if z.Migration == nil {
+		s += msgp.NilSize
+	} else {
+		s += z.Migration.Msgsize()
+	}
+	s += 5 + msgp.StringPrefixSize + len(z.Peer) + 3
+	if z.VM == nil {
+		s += msgp.NilSize
+	} else {
+		s += z.VM.Msgsize()
+	}
+	return
+}
+
+// MarshalMsg implements msgp.Marshaler
+func (z *MoveReport) MarshalMsg(b []byte) (o []byte, err error) {
+	o = msgp.Require(b, z.Msgsize())
+	// check for omitted fields
+	zb0001Len := uint32(9)
+	var zb0001Mask uint16 /* 9 bits */
+	_ = zb0001Mask
+	if z.State == "" {
+		zb0001Len--
+		zb0001Mask |= 0x2
+	}
+	if z.Attempt == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x4
+	}
+	if z.Failed == false {
+		zb0001Len--
+		zb0001Mask |= 0x8
+	}
+	if z.Message == "" {
+		zb0001Len--
+		zb0001Mask |= 0x10
+	}
+	if z.Clean == false {
+		zb0001Len--
+		zb0001Mask |= 0x20
+	}
+	if z.BootID == "" {
+		zb0001Len--
+		zb0001Mask |= 0x40
+	}
+	if z.Time == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x80
+	}
+	if z.Seq == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x100
+	}
+	// variable map header, size zb0001Len
+	o = append(o, 0x80|uint8(zb0001Len))
+
+	// skip if no fields are to be emitted
+	if zb0001Len != 0 {
+		// string "migration"
+		o = append(o, 0xa9, 0x6d, 0x69, 0x67, 0x72, 0x61, 0x74, 0x69, 0x6f, 0x6e)
+		o = msgp.AppendBytes(o, (z.Migration)[:])
+		if (zb0001Mask & 0x2) == 0 { // if not omitted
+			// string "state"
+			o = append(o, 0xa5, 0x73, 0x74, 0x61, 0x74, 0x65)
+			o = msgp.AppendString(o, string(z.State))
+		}
+		if (zb0001Mask & 0x4) == 0 { // if not omitted
+			// string "attempt"
+			o = append(o, 0xa7, 0x61, 0x74, 0x74, 0x65, 0x6d, 0x70, 0x74)
+			o = msgp.AppendInt32(o, z.Attempt)
+		}
+		if (zb0001Mask & 0x8) == 0 { // if not omitted
+			// string "failed"
+			o = append(o, 0xa6, 0x66, 0x61, 0x69, 0x6c, 0x65, 0x64)
+			o = msgp.AppendBool(o, z.Failed)
+		}
+		if (zb0001Mask & 0x10) == 0 { // if not omitted
+			// string "message"
+			o = append(o, 0xa7, 0x6d, 0x65, 0x73, 0x73, 0x61, 0x67, 0x65)
+			o = msgp.AppendString(o, z.Message)
+		}
+		if (zb0001Mask & 0x20) == 0 { // if not omitted
+			// string "clean"
+			o = append(o, 0xa5, 0x63, 0x6c, 0x65, 0x61, 0x6e)
+			o = msgp.AppendBool(o, z.Clean)
+		}
+		if (zb0001Mask & 0x40) == 0 { // if not omitted
+			// string "boot_id"
+			o = append(o, 0xa7, 0x62, 0x6f, 0x6f, 0x74, 0x5f, 0x69, 0x64)
+			o = msgp.AppendString(o, z.BootID)
+		}
+		if (zb0001Mask & 0x80) == 0 { // if not omitted
+			// string "time"
+			o = append(o, 0xa4, 0x74, 0x69, 0x6d, 0x65)
+			o = msgp.AppendInt64(o, int64(z.Time))
+		}
+		if (zb0001Mask & 0x100) == 0 { // if not omitted
+			// string "seq"
+			o = append(o, 0xa3, 0x73, 0x65, 0x71)
+			o = msgp.AppendUint64(o, z.Seq)
+		}
+	}
+	return
+}
+
+// UnmarshalMsg implements msgp.Unmarshaler
+func (z *MoveReport) UnmarshalMsg(bts []byte) (o []byte, err error) {
+	var field []byte
+	_ = field
+	var zb0001 uint32
+	zb0001, bts, err = msgp.ReadMapHeaderBytes(bts)
+	if err != nil {
+		err = msgp.WrapError(err)
+		return
+	}
+	for zb0001 > 0 {
+		zb0001--
+		field, bts, err = msgp.ReadMapKeyZC(bts)
+		if err != nil {
+			err = msgp.WrapError(err)
+			return
+		}
+		switch msgp.UnsafeString(field) {
+		case "migration":
+			bts, err = msgp.ReadExactBytes(bts, (z.Migration)[:])
+			if err != nil {
+				err = msgp.WrapError(err, "Migration")
+				return
+			}
+		case "state":
+			{
+				var zb0002 string
+				zb0002, bts, err = msgp.ReadStringBytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "State")
+					return
+				}
+				z.State = EndState(zb0002)
+			}
+		case "attempt":
+			z.Attempt, bts, err = msgp.ReadInt32Bytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Attempt")
+				return
+			}
+		case "failed":
+			z.Failed, bts, err = msgp.ReadBoolBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Failed")
+				return
+			}
+		case "message":
+			z.Message, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Message")
+				return
+			}
+		case "clean":
+			z.Clean, bts, err = msgp.ReadBoolBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Clean")
+				return
+			}
+		case "boot_id":
+			z.BootID, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "BootID")
+				return
+			}
+		case "time":
+			{
+				var zb0003 int64
+				zb0003, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Time")
+					return
+				}
+				z.Time = Time(zb0003)
+			}
+		case "seq":
+			z.Seq, bts, err = msgp.ReadUint64Bytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Seq")
+				return
+			}
+		default:
+			bts, err = msgp.Skip(bts)
+			if err != nil {
+				err = msgp.WrapError(err)
+				return
+			}
+		}
+	}
+	o = bts
+	return
+}
+
+// Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
+func (z *MoveReport) Msgsize() (s int) {
+	s = 1 + 10 + msgp.ArrayHeaderSize + (16 * (msgp.ByteSize)) + 6 + msgp.StringPrefixSize + len(string(z.State)) + 8 + msgp.Int32Size + 7 + msgp.BoolSize + 8 + msgp.StringPrefixSize + len(z.Message) + 6 + msgp.BoolSize + 8 + msgp.StringPrefixSize + len(z.BootID) + 5 + msgp.Int64Size + 4 + msgp.Uint64Size
 	return
 }
 
@@ -9167,8 +12167,8 @@ func (z *NodeRegistered) Msgsize() (s int) {
 func (z *NodeReport) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	// check for omitted fields
-	zb0001Len := uint32(5)
-	var zb0001Mask uint8 /* 5 bits */
+	zb0001Len := uint32(6)
+	var zb0001Mask uint8 /* 6 bits */
 	_ = zb0001Mask
 	if z.VMs == nil {
 		zb0001Len--
@@ -9181,6 +12181,10 @@ func (z *NodeReport) MarshalMsg(b []byte) (o []byte, err error) {
 	if z.Images == nil {
 		zb0001Len--
 		zb0001Mask |= 0x10
+	}
+	if z.Moves == nil {
+		zb0001Len--
+		zb0001Mask |= 0x20
 	}
 	// variable map header, size zb0001Len
 	o = append(o, 0x80|uint8(zb0001Len))
@@ -9225,6 +12229,18 @@ func (z *NodeReport) MarshalMsg(b []byte) (o []byte, err error) {
 				o, err = z.Images[za0005].MarshalMsg(o)
 				if err != nil {
 					err = msgp.WrapError(err, "Images", za0005)
+					return
+				}
+			}
+		}
+		if (zb0001Mask & 0x20) == 0 { // if not omitted
+			// string "moves"
+			o = append(o, 0xa5, 0x6d, 0x6f, 0x76, 0x65, 0x73)
+			o = msgp.AppendArrayHeader(o, uint32(len(z.Moves)))
+			for za0006 := range z.Moves {
+				o, err = z.Moves[za0006].MarshalMsg(o)
+				if err != nil {
+					err = msgp.WrapError(err, "Moves", za0006)
 					return
 				}
 			}
@@ -9320,6 +12336,25 @@ func (z *NodeReport) UnmarshalMsg(bts []byte) (o []byte, err error) {
 					return
 				}
 			}
+		case "moves":
+			var zb0005 uint32
+			zb0005, bts, err = msgp.ReadArrayHeaderBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Moves")
+				return
+			}
+			if cap(z.Moves) >= int(zb0005) {
+				z.Moves = (z.Moves)[:zb0005]
+			} else {
+				z.Moves = make([]MoveReport, zb0005)
+			}
+			for za0006 := range z.Moves {
+				bts, err = z.Moves[za0006].UnmarshalMsg(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Moves", za0006)
+					return
+				}
+			}
 		default:
 			bts, err = msgp.Skip(bts)
 			if err != nil {
@@ -9345,6 +12380,10 @@ func (z *NodeReport) Msgsize() (s int) {
 	s += 7 + msgp.ArrayHeaderSize
 	for za0005 := range z.Images {
 		s += z.Images[za0005].Msgsize()
+	}
+	s += 6 + msgp.ArrayHeaderSize
+	for za0006 := range z.Moves {
+		s += z.Moves[za0006].Msgsize()
 	}
 	return
 }
@@ -10865,8 +13904,8 @@ func (z *Order) Msgsize() (s int) {
 func (z *OrderBatch) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	// check for omitted fields
-	zb0001Len := uint32(7)
-	var zb0001Mask uint8 /* 7 bits */
+	zb0001Len := uint32(8)
+	var zb0001Mask uint8 /* 8 bits */
 	_ = zb0001Mask
 	if z.Generation == 0 {
 		zb0001Len--
@@ -10895,6 +13934,10 @@ func (z *OrderBatch) MarshalMsg(b []byte) (o []byte, err error) {
 	if z.Images == nil {
 		zb0001Len--
 		zb0001Mask |= 0x40
+	}
+	if z.Moves == nil {
+		zb0001Len--
+		zb0001Mask |= 0x80
 	}
 	// variable map header, size zb0001Len
 	o = append(o, 0x80|uint8(zb0001Len))
@@ -10964,6 +14007,22 @@ func (z *OrderBatch) MarshalMsg(b []byte) (o []byte, err error) {
 					o, err = z.Images[za0003].MarshalMsg(o)
 					if err != nil {
 						err = msgp.WrapError(err, "Images", za0003)
+						return
+					}
+				}
+			}
+		}
+		if (zb0001Mask & 0x80) == 0 { // if not omitted
+			// string "moves"
+			o = append(o, 0xa5, 0x6d, 0x6f, 0x76, 0x65, 0x73)
+			o = msgp.AppendArrayHeader(o, uint32(len(z.Moves)))
+			for za0004 := range z.Moves {
+				if z.Moves[za0004] == nil {
+					o = msgp.AppendNil(o)
+				} else {
+					o, err = z.Moves[za0004].MarshalMsg(o)
+					if err != nil {
+						err = msgp.WrapError(err, "Moves", za0004)
 						return
 					}
 				}
@@ -11109,6 +14168,36 @@ func (z *OrderBatch) UnmarshalMsg(bts []byte) (o []byte, err error) {
 					}
 				}
 			}
+		case "moves":
+			var zb0006 uint32
+			zb0006, bts, err = msgp.ReadArrayHeaderBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Moves")
+				return
+			}
+			if cap(z.Moves) >= int(zb0006) {
+				z.Moves = (z.Moves)[:zb0006]
+			} else {
+				z.Moves = make([]*MoveOrder, zb0006)
+			}
+			for za0004 := range z.Moves {
+				if msgp.IsNil(bts) {
+					bts, err = msgp.ReadNilBytes(bts)
+					if err != nil {
+						return
+					}
+					z.Moves[za0004] = nil
+				} else {
+					if z.Moves[za0004] == nil {
+						z.Moves[za0004] = new(MoveOrder)
+					}
+					bts, err = z.Moves[za0004].UnmarshalMsg(bts)
+					if err != nil {
+						err = msgp.WrapError(err, "Moves", za0004)
+						return
+					}
+				}
+			}
 		default:
 			bts, err = msgp.Skip(bts)
 			if err != nil {
@@ -11145,6 +14234,14 @@ func (z *OrderBatch) Msgsize() (s int) {
 			s += msgp.NilSize
 		} else {
 			s += z.Images[za0003].Msgsize()
+		}
+	}
+	s += 6 + msgp.ArrayHeaderSize
+	for za0004 := range z.Moves {
+		if z.Moves[za0004] == nil {
+			s += msgp.NilSize
+		} else {
+			s += z.Moves[za0004].Msgsize()
 		}
 	}
 	return
@@ -12638,6 +15735,92 @@ func (z *Pool) Msgsize() (s int) {
 }
 
 // MarshalMsg implements msgp.Marshaler
+func (z PoolAmount) MarshalMsg(b []byte) (o []byte, err error) {
+	o = msgp.Require(b, z.Msgsize())
+	// check for omitted fields
+	zb0001Len := uint32(2)
+	var zb0001Mask uint8 /* 2 bits */
+	_ = zb0001Mask
+	if z.Pool == "" {
+		zb0001Len--
+		zb0001Mask |= 0x1
+	}
+	if z.Bytes == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x2
+	}
+	// variable map header, size zb0001Len
+	o = append(o, 0x80|uint8(zb0001Len))
+
+	// skip if no fields are to be emitted
+	if zb0001Len != 0 {
+		if (zb0001Mask & 0x1) == 0 { // if not omitted
+			// string "pool"
+			o = append(o, 0xa4, 0x70, 0x6f, 0x6f, 0x6c)
+			o = msgp.AppendString(o, z.Pool)
+		}
+		if (zb0001Mask & 0x2) == 0 { // if not omitted
+			// string "bytes"
+			o = append(o, 0xa5, 0x62, 0x79, 0x74, 0x65, 0x73)
+			o = msgp.AppendInt64(o, int64(z.Bytes))
+		}
+	}
+	return
+}
+
+// UnmarshalMsg implements msgp.Unmarshaler
+func (z *PoolAmount) UnmarshalMsg(bts []byte) (o []byte, err error) {
+	var field []byte
+	_ = field
+	var zb0001 uint32
+	zb0001, bts, err = msgp.ReadMapHeaderBytes(bts)
+	if err != nil {
+		err = msgp.WrapError(err)
+		return
+	}
+	for zb0001 > 0 {
+		zb0001--
+		field, bts, err = msgp.ReadMapKeyZC(bts)
+		if err != nil {
+			err = msgp.WrapError(err)
+			return
+		}
+		switch msgp.UnsafeString(field) {
+		case "pool":
+			z.Pool, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Pool")
+				return
+			}
+		case "bytes":
+			{
+				var zb0002 int64
+				zb0002, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Bytes")
+					return
+				}
+				z.Bytes = Bytes(zb0002)
+			}
+		default:
+			bts, err = msgp.Skip(bts)
+			if err != nil {
+				err = msgp.WrapError(err)
+				return
+			}
+		}
+	}
+	o = bts
+	return
+}
+
+// Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
+func (z PoolAmount) Msgsize() (s int) {
+	s = 1 + 5 + msgp.StringPrefixSize + len(z.Pool) + 6 + msgp.Int64Size
+	return
+}
+
+// MarshalMsg implements msgp.Marshaler
 func (z *PoolApply) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	// check for omitted fields
@@ -14036,8 +17219,8 @@ func (z *RestartPolicy) Msgsize() (s int) {
 func (z *SchedulerConfig) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	// check for omitted fields
-	zb0001Len := uint32(5)
-	var zb0001Mask uint8 /* 5 bits */
+	zb0001Len := uint32(7)
+	var zb0001Mask uint8 /* 7 bits */
 	_ = zb0001Mask
 	if z.Algorithm == "" {
 		zb0001Len--
@@ -14058,6 +17241,14 @@ func (z *SchedulerConfig) MarshalMsg(b []byte) (o []byte, err error) {
 	if z.ModifyIndex == 0 {
 		zb0001Len--
 		zb0001Mask |= 0x10
+	}
+	if z.Migrations == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x20
+	}
+	if z.NodeMigrations == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x40
 	}
 	// variable map header, size zb0001Len
 	o = append(o, 0x80|uint8(zb0001Len))
@@ -14088,6 +17279,16 @@ func (z *SchedulerConfig) MarshalMsg(b []byte) (o []byte, err error) {
 			// string "modify_index"
 			o = append(o, 0xac, 0x6d, 0x6f, 0x64, 0x69, 0x66, 0x79, 0x5f, 0x69, 0x6e, 0x64, 0x65, 0x78)
 			o = msgp.AppendUint64(o, uint64(z.ModifyIndex))
+		}
+		if (zb0001Mask & 0x20) == 0 { // if not omitted
+			// string "migrations"
+			o = append(o, 0xaa, 0x6d, 0x69, 0x67, 0x72, 0x61, 0x74, 0x69, 0x6f, 0x6e, 0x73)
+			o = msgp.AppendInt32(o, z.Migrations)
+		}
+		if (zb0001Mask & 0x40) == 0 { // if not omitted
+			// string "node_migrations"
+			o = append(o, 0xaf, 0x6e, 0x6f, 0x64, 0x65, 0x5f, 0x6d, 0x69, 0x67, 0x72, 0x61, 0x74, 0x69, 0x6f, 0x6e, 0x73)
+			o = msgp.AppendInt32(o, z.NodeMigrations)
 		}
 	}
 	return
@@ -14145,6 +17346,18 @@ func (z *SchedulerConfig) UnmarshalMsg(bts []byte) (o []byte, err error) {
 				}
 				z.ModifyIndex = Index(zb0002)
 			}
+		case "migrations":
+			z.Migrations, bts, err = msgp.ReadInt32Bytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Migrations")
+				return
+			}
+		case "node_migrations":
+			z.NodeMigrations, bts, err = msgp.ReadInt32Bytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "NodeMigrations")
+				return
+			}
 		default:
 			bts, err = msgp.Skip(bts)
 			if err != nil {
@@ -14159,7 +17372,7 @@ func (z *SchedulerConfig) UnmarshalMsg(bts []byte) (o []byte, err error) {
 
 // Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
 func (z *SchedulerConfig) Msgsize() (s int) {
-	s = 1 + 10 + msgp.StringPrefixSize + len(z.Algorithm) + 10 + msgp.Float64Size + 13 + msgp.Float64Size + 7 + msgp.Int32Size + 13 + msgp.Uint64Size
+	s = 1 + 10 + msgp.StringPrefixSize + len(z.Algorithm) + 10 + msgp.Float64Size + 13 + msgp.Float64Size + 7 + msgp.Int32Size + 13 + msgp.Uint64Size + 11 + msgp.Int32Size + 16 + msgp.Int32Size
 	return
 }
 
@@ -19106,8 +22319,8 @@ func (z *VMRevert) Msgsize() (s int) {
 func (z *VMSpec) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	// check for omitted fields
-	zb0001Len := uint32(21)
-	var zb0001Mask uint32 /* 21 bits */
+	zb0001Len := uint32(22)
+	var zb0001Mask uint32 /* 22 bits */
 	_ = zb0001Mask
 	if z.Name == "" {
 		zb0001Len--
@@ -19184,6 +22397,10 @@ func (z *VMSpec) MarshalMsg(b []byte) (o []byte, err error) {
 	if z.StopTimeout == 0 {
 		zb0001Len--
 		zb0001Mask |= 0x100000
+	}
+	if z.Migration.IsZero() {
+		zb0001Len--
+		zb0001Mask |= 0x200000
 	}
 	// variable map header, size zb0001Len
 	o = msgp.AppendMapHeader(o, zb0001Len)
@@ -19487,6 +22704,15 @@ func (z *VMSpec) MarshalMsg(b []byte) (o []byte, err error) {
 			// string "stop_timeout"
 			o = append(o, 0xac, 0x73, 0x74, 0x6f, 0x70, 0x5f, 0x74, 0x69, 0x6d, 0x65, 0x6f, 0x75, 0x74)
 			o = msgp.AppendInt64(o, int64(z.StopTimeout))
+		}
+		if (zb0001Mask & 0x200000) == 0 { // if not omitted
+			// string "migration"
+			o = append(o, 0xa9, 0x6d, 0x69, 0x67, 0x72, 0x61, 0x74, 0x69, 0x6f, 0x6e)
+			o, err = z.Migration.MarshalMsg(o)
+			if err != nil {
+				err = msgp.WrapError(err, "Migration")
+				return
+			}
 		}
 	}
 	return
@@ -19912,6 +23138,12 @@ func (z *VMSpec) UnmarshalMsg(bts []byte) (o []byte, err error) {
 				}
 				z.StopTimeout = Duration(zb0016)
 			}
+		case "migration":
+			bts, err = z.Migration.UnmarshalMsg(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Migration")
+				return
+			}
 		default:
 			bts, err = msgp.Skip(bts)
 			if err != nil {
@@ -19966,7 +23198,7 @@ func (z *VMSpec) Msgsize() (s int) {
 	for za0007 := range z.Spread {
 		s += z.Spread[za0007].Msgsize()
 	}
-	s += 8 + z.Restart.Msgsize() + 3 + 1 + 7 + msgp.StringPrefixSize + len(z.HA.Policy) + 11 + msgp.BoolSize + 13 + msgp.Int64Size
+	s += 8 + z.Restart.Msgsize() + 3 + 1 + 7 + msgp.StringPrefixSize + len(z.HA.Policy) + 11 + msgp.BoolSize + 13 + msgp.Int64Size + 10 + z.Migration.Msgsize()
 	return
 }
 
@@ -21971,6 +25203,76 @@ func (z *VolumeCreate) Msgsize() (s int) {
 	for za0001 := range z.Labels {
 		s += 1 + 2 + msgp.StringPrefixSize + len(z.Labels[za0001].K) + 2 + msgp.StringPrefixSize + len(z.Labels[za0001].V)
 	}
+	return
+}
+
+// MarshalMsg implements msgp.Marshaler
+func (z *VolumeFetch) MarshalMsg(b []byte) (o []byte, err error) {
+	o = msgp.Require(b, z.Msgsize())
+	// check for omitted fields
+	zb0001Len := uint32(2)
+	var zb0001Mask uint8 /* 2 bits */
+	_ = zb0001Mask
+	// variable map header, size zb0001Len
+	o = append(o, 0x80|uint8(zb0001Len))
+
+	// skip if no fields are to be emitted
+	if zb0001Len != 0 {
+		// string "vm"
+		o = append(o, 0xa2, 0x76, 0x6d)
+		o = msgp.AppendBytes(o, (z.VM)[:])
+		// string "volume"
+		o = append(o, 0xa6, 0x76, 0x6f, 0x6c, 0x75, 0x6d, 0x65)
+		o = msgp.AppendBytes(o, (z.Volume)[:])
+	}
+	return
+}
+
+// UnmarshalMsg implements msgp.Unmarshaler
+func (z *VolumeFetch) UnmarshalMsg(bts []byte) (o []byte, err error) {
+	var field []byte
+	_ = field
+	var zb0001 uint32
+	zb0001, bts, err = msgp.ReadMapHeaderBytes(bts)
+	if err != nil {
+		err = msgp.WrapError(err)
+		return
+	}
+	for zb0001 > 0 {
+		zb0001--
+		field, bts, err = msgp.ReadMapKeyZC(bts)
+		if err != nil {
+			err = msgp.WrapError(err)
+			return
+		}
+		switch msgp.UnsafeString(field) {
+		case "vm":
+			bts, err = msgp.ReadExactBytes(bts, (z.VM)[:])
+			if err != nil {
+				err = msgp.WrapError(err, "VM")
+				return
+			}
+		case "volume":
+			bts, err = msgp.ReadExactBytes(bts, (z.Volume)[:])
+			if err != nil {
+				err = msgp.WrapError(err, "Volume")
+				return
+			}
+		default:
+			bts, err = msgp.Skip(bts)
+			if err != nil {
+				err = msgp.WrapError(err)
+				return
+			}
+		}
+	}
+	o = bts
+	return
+}
+
+// Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
+func (z *VolumeFetch) Msgsize() (s int) {
+	s = 1 + 3 + msgp.ArrayHeaderSize + (16 * (msgp.ByteSize)) + 7 + msgp.ArrayHeaderSize + (16 * (msgp.ByteSize))
 	return
 }
 

@@ -239,6 +239,9 @@ type OrderBatch struct {
 	// Images that Volumes are cloned from, and those in state deleting, whose
 	// copies on this node are to go.
 	Images []*Image `json:"images,omitempty" msg:"images,omitempty"`
+	// Moves are this node's parts in migrations that are active, or of which
+	// something is left here.
+	Moves []*MoveOrder `json:"moves,omitempty" msg:"moves,omitempty"`
 }
 
 // VMReport is what a node says of one VM.
@@ -277,6 +280,8 @@ type NodeReport struct {
 	Volumes   []VolumeReport `json:"volumes,omitempty" msg:"volumes,omitempty"`
 	// Images that the node holds and has checked since the last report.
 	Images []ImageReport `json:"images,omitempty" msg:"images,omitempty"`
+	// Moves is what the node says of its parts in migrations.
+	Moves []MoveReport `json:"moves,omitempty" msg:"moves,omitempty"`
 }
 
 // ImageReport says that a node holds an image.

@@ -121,6 +121,10 @@ type SchedulerConfig struct {
 	// Expect holds scheduling back until so many servers are voters.
 	Expect      int32 `json:"expect,omitempty" msg:"expect,omitempty"`
 	ModifyIndex Index `json:"modify_index,omitempty" msg:"modify_index,omitempty"`
+	// Migrations under way at once: in the region (default 8) and for each node,
+	// both ends counted (default 2).
+	Migrations     int32 `json:"migrations,omitempty" msg:"migrations,omitempty"`
+	NodeMigrations int32 `json:"node_migrations,omitempty" msg:"node_migrations,omitempty"`
 }
 
 // SchedulerConfigApply changes the configuration.

@@ -71,6 +71,21 @@ type VMSpec struct {
 	// StopTimeout is how long ACPI shutdown may take before the VM is forced
 	// off (default 60s).
 	StopTimeout Duration `json:"stop_timeout,omitempty" msg:"stop_timeout,omitempty"`
+	// Migration is how the VM may be moved.
+	Migration MigrationPolicy `json:"migration,omitzero" msg:"migration,omitzero"`
+}
+
+// MigrationPolicy is how a VM may be moved, by a drain above all.
+type MigrationPolicy struct {
+	// Mode is live (default), warm, cold, or stop: a drain stops the VM and leaves
+	// it where it is.
+	Mode string `json:"mode,omitempty" msg:"mode,omitempty"`
+	// MaxDowntime, DowntimeLimit, AutoConverge and WarmFallback: see
+	// MigrationOptions.
+	MaxDowntime   Duration `json:"max_downtime,omitempty" msg:"max_downtime,omitempty"`
+	DowntimeLimit Duration `json:"downtime_limit,omitempty" msg:"downtime_limit,omitempty"`
+	AutoConverge  bool     `json:"auto_converge,omitempty" msg:"auto_converge,omitempty"`
+	WarmFallback  bool     `json:"warm_fallback,omitempty" msg:"warm_fallback,omitempty"`
 }
 
 // CPUSpec is the virtual CPU.

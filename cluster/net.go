@@ -58,6 +58,14 @@ func (s *Server) openNetwork(ctx context.Context) (*network, error) {
 	return n, nil
 }
 
+// DialTunnel connects to the tunnel of a node of the own region.
+func (s *Server) DialTunnel(ctx context.Context, addr string, id api.ID) (net.Conn, error) {
+	if s.net.tls == nil {
+		return nil, api.Errorf(api.CodeUnsupported, "an in-memory network has no tunnels")
+	}
+	return s.net.tls.DialTunnel(ctx, addr, id)
+}
+
 func (s *Server) openMemory() (*network, error) {
 	host := s.cfg.Advertise
 	if host == "" {

@@ -181,6 +181,10 @@ func (s *Server) nodeReport(ctx context.Context, req *api.NodeReport) (*api.Writ
 	if err := (&fsm.NodeReports{Reports: []api.NodeReport{*req}}).Validate(); err != nil {
 		return nil, err
 	}
+	if s.fsm.State().Session(req.NodeID) != req.SessionID {
+		// Passed over, it would be acknowledged and lost.
+		return nil, api.Errorf(api.CodeStale, "node %s has not registered this session", req.NodeID).WithHint("it registers, and reports again")
+	}
 	index, err := s.reports.do(ctx, req)
 	if err != nil {
 		return nil, err

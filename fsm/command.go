@@ -61,6 +61,9 @@ const (
 	cmdHash           = 33
 	cmdNodeDeny       = 34
 	cmdVolumeAssign   = 35
+
+	cmdMigrationCreate = 36
+	cmdMigrationStep   = 37
 )
 
 // Spec is the registration of a command.
@@ -121,6 +124,8 @@ func DefaultRegistry() *Registry {
 	r.add("Hash", 1, func() Command { return new(Hash) })
 	r.add("NodeDeny", 1, func() Command { return new(NodeDeny) })
 	r.add("VolumeAssign", 1, func() Command { return new(VolumeAssign) })
+	r.add("MigrationCreate", 1, func() Command { return new(MigrationCreate) })
+	r.add("MigrationStep", 1, func() Command { return new(MigrationStep) })
 	return r
 }
 

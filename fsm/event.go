@@ -80,6 +80,8 @@ func eventOf(c *Change, s *State) *event.Event {
 			plain(e, api.TopicToken, "", v.Token.Accessor.String(), fmt.Sprintf("%s token %s", v.Token.Type, v.Token.Accessor.Short()))
 			return &v.Token // never the hash
 		}, s)
+	case TableMigration:
+		return both(c, migrationEvent, s)
 	case TableTombstone:
 		return both(c, tombstoneEvent, s)
 	case TableOrphan:
@@ -312,4 +314,35 @@ func metaEvent(e *api.Event, old, v *MetaRecord, _ *State) any {
 		e.Type, e.Message = "recovery", "a node has reported"
 	}
 	return nil
+}
+
+func migrationEvent(e *api.Event, old, v *api.Migration, _ *State) any {
+	to := orUnchosen(v.ToNode)
+	e.Topic, e.Namespace, e.Key = api.TopicMigration, v.Namespace, v.ID.String()
+	e.Related = []string{v.VMID.String(), v.VMName, v.From.String()}
+	if !v.To.IsZero() {
+		e.Related = append(e.Related, v.To.String())
+	}
+	what := fmt.Sprintf("%s migration of VM %s from %s to %s", v.Mode, v.VMName, v.FromNode, to)
+	switch {
+	case e.Type == "deleted":
+		e.Message = what + " forgotten"
+	case old != nil && old.ModifyIndex == v.ModifyIndex:
+		e.Type = ""
+	case old == nil || old.Phase != v.Phase:
+		e.Type, e.Message = string(v.Phase), what+" is "+string(v.Phase)
+		if v.Message != "" {
+			e.Message += ": " + v.Message
+		}
+	default:
+		e.Message = fmt.Sprintf("%s: the source is %s, the destination %s", what, v.Source.State, v.Dest.State)
+	}
+	return v
+}
+
+func orUnchosen(node string) string {
+	if node == "" {
+		return "a node to be chosen"
+	}
+	return node
 }

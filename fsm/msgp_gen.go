@@ -1787,6 +1787,212 @@ func (z *MetaRecord) Msgsize() (s int) {
 }
 
 // MarshalMsg implements msgp.Marshaler
+func (z *MigrationCreate) MarshalMsg(b []byte) (o []byte, err error) {
+	o = msgp.Require(b, z.Msgsize())
+	// check for omitted fields
+	zb0001Len := uint32(1)
+	var zb0001Mask uint8 /* 1 bits */
+	_ = zb0001Mask
+	// variable map header, size zb0001Len
+	o = append(o, 0x80|uint8(zb0001Len))
+	// string "migration"
+	o = append(o, 0xa9, 0x6d, 0x69, 0x67, 0x72, 0x61, 0x74, 0x69, 0x6f, 0x6e)
+	o, err = z.Migration.MarshalMsg(o)
+	if err != nil {
+		err = msgp.WrapError(err, "Migration")
+		return
+	}
+	return
+}
+
+// UnmarshalMsg implements msgp.Unmarshaler
+func (z *MigrationCreate) UnmarshalMsg(bts []byte) (o []byte, err error) {
+	var field []byte
+	_ = field
+	var zb0001 uint32
+	zb0001, bts, err = msgp.ReadMapHeaderBytes(bts)
+	if err != nil {
+		err = msgp.WrapError(err)
+		return
+	}
+	for zb0001 > 0 {
+		zb0001--
+		field, bts, err = msgp.ReadMapKeyZC(bts)
+		if err != nil {
+			err = msgp.WrapError(err)
+			return
+		}
+		switch msgp.UnsafeString(field) {
+		case "migration":
+			bts, err = z.Migration.UnmarshalMsg(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Migration")
+				return
+			}
+		default:
+			bts, err = msgp.Skip(bts)
+			if err != nil {
+				err = msgp.WrapError(err)
+				return
+			}
+		}
+	}
+	o = bts
+	return
+}
+
+// Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
+func (z *MigrationCreate) Msgsize() (s int) {
+	s = 1 + 10 + z.Migration.Msgsize()
+	return
+}
+
+// MarshalMsg implements msgp.Marshaler
+func (z *MigrationStep) MarshalMsg(b []byte) (o []byte, err error) {
+	o = msgp.Require(b, z.Msgsize())
+	// check for omitted fields
+	zb0001Len := uint32(7)
+	var zb0001Mask uint8 /* 7 bits */
+	_ = zb0001Mask
+	if z.Message == "" {
+		zb0001Len--
+		zb0001Mask |= 0x40
+	}
+	// variable map header, size zb0001Len
+	o = append(o, 0x80|uint8(zb0001Len))
+
+	// skip if no fields are to be emitted
+	if zb0001Len != 0 {
+		// string "id"
+		o = append(o, 0xa2, 0x69, 0x64)
+		o, err = z.ID.MarshalMsg(o)
+		if err != nil {
+			err = msgp.WrapError(err, "ID")
+			return
+		}
+		// string "phase"
+		o = append(o, 0xa5, 0x70, 0x68, 0x61, 0x73, 0x65)
+		o, err = z.Phase.MarshalMsg(o)
+		if err != nil {
+			err = msgp.WrapError(err, "Phase")
+			return
+		}
+		// string "next"
+		o = append(o, 0xa4, 0x6e, 0x65, 0x78, 0x74)
+		o, err = z.Next.MarshalMsg(o)
+		if err != nil {
+			err = msgp.WrapError(err, "Next")
+			return
+		}
+		// string "to"
+		o = append(o, 0xa2, 0x74, 0x6f)
+		o, err = z.To.MarshalMsg(o)
+		if err != nil {
+			err = msgp.WrapError(err, "To")
+			return
+		}
+		// string "deadline"
+		o = append(o, 0xa8, 0x64, 0x65, 0x61, 0x64, 0x6c, 0x69, 0x6e, 0x65)
+		o, err = z.Deadline.MarshalMsg(o)
+		if err != nil {
+			err = msgp.WrapError(err, "Deadline")
+			return
+		}
+		// string "code"
+		o = append(o, 0xa4, 0x63, 0x6f, 0x64, 0x65)
+		o, err = z.Code.MarshalMsg(o)
+		if err != nil {
+			err = msgp.WrapError(err, "Code")
+			return
+		}
+		if (zb0001Mask & 0x40) == 0 { // if not omitted
+			// string "message"
+			o = append(o, 0xa7, 0x6d, 0x65, 0x73, 0x73, 0x61, 0x67, 0x65)
+			o = msgp.AppendString(o, z.Message)
+		}
+	}
+	return
+}
+
+// UnmarshalMsg implements msgp.Unmarshaler
+func (z *MigrationStep) UnmarshalMsg(bts []byte) (o []byte, err error) {
+	var field []byte
+	_ = field
+	var zb0001 uint32
+	zb0001, bts, err = msgp.ReadMapHeaderBytes(bts)
+	if err != nil {
+		err = msgp.WrapError(err)
+		return
+	}
+	for zb0001 > 0 {
+		zb0001--
+		field, bts, err = msgp.ReadMapKeyZC(bts)
+		if err != nil {
+			err = msgp.WrapError(err)
+			return
+		}
+		switch msgp.UnsafeString(field) {
+		case "id":
+			bts, err = z.ID.UnmarshalMsg(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "ID")
+				return
+			}
+		case "phase":
+			bts, err = z.Phase.UnmarshalMsg(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Phase")
+				return
+			}
+		case "next":
+			bts, err = z.Next.UnmarshalMsg(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Next")
+				return
+			}
+		case "to":
+			bts, err = z.To.UnmarshalMsg(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "To")
+				return
+			}
+		case "deadline":
+			bts, err = z.Deadline.UnmarshalMsg(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Deadline")
+				return
+			}
+		case "code":
+			bts, err = z.Code.UnmarshalMsg(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Code")
+				return
+			}
+		case "message":
+			z.Message, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Message")
+				return
+			}
+		default:
+			bts, err = msgp.Skip(bts)
+			if err != nil {
+				err = msgp.WrapError(err)
+				return
+			}
+		}
+	}
+	o = bts
+	return
+}
+
+// Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
+func (z *MigrationStep) Msgsize() (s int) {
+	s = 1 + 3 + z.ID.Msgsize() + 6 + z.Phase.Msgsize() + 5 + z.Next.Msgsize() + 3 + z.To.Msgsize() + 9 + z.Deadline.Msgsize() + 5 + z.Code.Msgsize() + 8 + msgp.StringPrefixSize + len(z.Message)
+	return
+}
+
+// MarshalMsg implements msgp.Marshaler
 func (z *NamespaceApply) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	// check for omitted fields

@@ -212,6 +212,9 @@ func (c *NodeStatus) apply(tx *Txn) (any, error) {
 		}
 		n.ModifyIndex = tx.index
 		nodeDef.put(tx, &n)
+		if n.Status == api.NodeLost && old.Status != api.NodeLost {
+			tx.nodeMoves(n.ID)
+		}
 	}
 	return nil, nil
 }
@@ -329,6 +332,7 @@ func (c *NodeDelete) apply(tx *Txn) (any, error) {
 	}
 	sessionDef.del(tx, n.ID)
 	nodeDef.del(tx, n.ID)
+	tx.nodeMoves(n.ID)
 	return nil, nil
 }
 

@@ -106,6 +106,9 @@ func (tx *Txn) place(it *PlaceItem) (api.Epoch, error) {
 	case epoch != it.OldEpoch:
 		return 0, raced("the placement has epoch %d, the decision knew %d", epoch, it.OldEpoch)
 	}
+	if m := tx.s.MigrationOf(vm.ID); m != nil && m.Phase != api.MigrationQueued {
+		return 0, raced("the VM is being moved")
+	}
 	switch it.Action {
 	case PlacePlace:
 		return tx.placeNew(it, vm, p)

@@ -24,7 +24,7 @@ func (w *world) command(r *rapid.T) Command {
 	if p := w.s().Placement(m); p != nil && rapid.Bool().Draw(r, "right") {
 		epoch, node = p.Epoch, int(p.NodeID[15])
 	}
-	switch rapid.IntRange(0, 17).Draw(r, "kind") {
+	switch rapid.IntRange(0, 23).Draw(r, "kind") {
 	case 0, 1, 2:
 		var disks []api.Disk
 		for i := range rapid.IntRange(0, 3).Draw(r, "disks") {
@@ -73,6 +73,32 @@ func (w *world) command(r *rapid.T) Command {
 			return &RecoveryBegin{}
 		}
 		return &RecoveryEnd{Fenced: []api.ID{id('n', 1), id('n', 2), id('n', 3)}}
+	case 17, 18:
+		c := moveOf(n)
+		c.Migration.ID, c.Migration.Mode = id('x', int(w.index)), api.MigrationMode(pick("mode", "live", "warm", "cold"))
+		if rapid.Bool().Draw(r, "pinned") {
+			c.Migration.To, c.Migration.Pinned = id('n', node), true
+		}
+		return c
+	case 19, 20, 21:
+		x := w.s().MigrationOf(m)
+		if x == nil {
+			return &NodeReports{}
+		}
+		return &NodeReports{Reports: []api.NodeReport{{NodeID: id('n', node), SessionID: id('s', node), Moves: []api.MoveReport{{
+			Migration: x.ID, State: api.EndState(pick("end", "ready", "present", "present", "copying", "switched", "complete", "running", "absent", "absent", "unknown")),
+			Attempt: x.Attempts, Failed: rapid.IntRange(0, 4).Draw(r, "failed") == 0, Clean: rapid.Bool().Draw(r, "clean"), BootID: "boot", Time: w.now, Seq: w.index,
+		}}}}}
+	case 22:
+		x := w.s().MigrationOf(m)
+		if x == nil {
+			return &NodeReports{}
+		}
+		to := id('n', node)
+		if x.Pinned {
+			to = x.To
+		}
+		return &MigrationStep{ID: x.ID, Phase: x.Phase, Next: api.MigrationPhase(pick("next", "proposed", "proposed", "copying", "copying", "copying", "aborting")), To: to, Deadline: w.now}
 	default:
 		v := api.Volume{ID: id('V', n), Namespace: "default", Name: fmt.Sprintf("vol-%d", n), Size: api.GiB}
 		switch pick("volume", "create", "delete", "assign") {
@@ -114,6 +140,25 @@ func invariants(t testing.TB, s *State) {
 	}
 	for r := range s.idems.all() {
 		countIdem(use, nil, r)
+	}
+	moving := map[api.ID]bool{}
+	for m := range s.Migrations() {
+		countMigration(use, nil, m)
+		if !m.Phase.Active() {
+			must.Eq(t, api.Resources{}, m.Reserved)
+			continue
+		}
+		must.False(t, moving[m.VMID], must.Sprint("two moves of one VM"))
+		moving[m.VMID] = true
+		p := s.Placement(m.VMID)
+		must.NotNil(t, p, must.Sprint("a VM that is being moved lost its owner"))
+		if m.Phase != api.MigrationQueued && m.Phase != api.MigrationCommitted {
+			must.Eq(t, m.From, p.NodeID, must.Sprint("the source owns the VM until the commit"))
+			must.Eq(t, m.Epoch, p.Epoch)
+		}
+		if m.Phase == api.MigrationCommitted {
+			must.Greater(t, m.Epoch, p.Epoch)
+		}
 	}
 	counted := *s
 	counted.use = fresh

@@ -31,6 +31,7 @@ func (c *RecoveryBegin) apply(tx *Txn) (any, error) {
 		m.Generation = max(m.Generation, c.Floor) + 1
 		m.Recovery = r
 	})
+	tx.forgetMoves()
 	// What sessions reported before is not what they will be asked for now.
 	for _, s := range slices.Collect(tx.s.sessions.all()) {
 		sessionDef.del(tx, s.NodeID)

@@ -51,6 +51,9 @@ func (c *NodeReports) apply(tx *Txn) (any, error) {
 		for j := range r.Images {
 			tx.imageReport(r.NodeID, &r.Images[j])
 		}
+		for j := range r.Moves {
+			tx.moveReport(r.NodeID, r.SessionID, &r.Moves[j])
+		}
 	}
 	return nil, nil
 }

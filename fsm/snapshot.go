@@ -57,7 +57,7 @@ func (s *State) Persist(w io.Writer) error {
 	bw := bufio.NewWriterSize(io.MultiWriter(w, sum), 256<<10)
 	head := SnapshotHeader{
 		Format: snapFormat, Schema: s.meta.Schema, Region: s.meta.Region, ClusterID: s.meta.ClusterID,
-		Index: s.index, Generation: s.meta.Generation, Time: s.meta.Time, Tables: s.Counts(),
+		Index: s.index, Generation: s.meta.Generation, Time: s.meta.Time, Tables: s.filled(),
 	}
 	var err error
 	var buf []byte

@@ -2,6 +2,7 @@ package fsm
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"io"
 	"slices"
@@ -28,7 +29,7 @@ func (s *sink) Write(b []byte) (int, error) {
 	return s.Buffer.Write(b)
 }
 
-// busy is a region with at least one record in every table.
+// busy is a region with at least one record in every table of the first version.
 func busy(t testing.TB) *world {
 	w := region(t, 3)
 	w.vm(1, local("root"), shared("data"))
@@ -50,6 +51,14 @@ func busy(t testing.TB) *world {
 	return w
 }
 
+// full is busy with records of the tables that came later.
+func full(t testing.TB) *world {
+	w := busy(t)
+	w.ok(moveOf(1))
+	w.ok(&MigrationStep{ID: id('x', 1), Phase: api.MigrationQueued, Next: api.MigrationProposed, To: id('n', 2), Deadline: 99})
+	return w
+}
+
 func snapshotOf(t testing.TB, f *FSM) []byte {
 	t.Helper()
 	snap, err := f.Snapshot()
@@ -62,7 +71,7 @@ func snapshotOf(t testing.TB, f *FSM) []byte {
 }
 
 func TestSnapshotRestoresByteEqual(t *testing.T) {
-	w := busy(t)
+	w := full(t)
 	for _, c := range w.s().Counts() {
 		must.Positive(t, c.Count, must.Sprint(c.Table))
 	}
@@ -106,7 +115,7 @@ func TestSnapshotThatCannotBeWrittenIsCanceled(t *testing.T) {
 }
 
 func TestSnapshotCanBeInspected(t *testing.T) {
-	w := busy(t)
+	w := full(t)
 	r, err := ReadSnapshot(bytes.NewReader(snapshotOf(t, w.f)))
 	must.NoError(t, err)
 	m := r.Meta()
@@ -155,8 +164,7 @@ func TestDamagedSnapshotIsRefusedAndChangesNothing(t *testing.T) {
 
 func TestSnapshotOfAnotherFormatIsRefused(t *testing.T) {
 	var b bytes.Buffer
-	s := newState()
-	must.NoError(t, s.Persist(&b))
+	must.NoError(t, region(t, 1).s().Persist(&b)) // several tables
 	reheader := func(change func(h *SnapshotHeader)) []byte {
 		r, err := ReadSnapshot(bytes.NewReader(b.Bytes()))
 		must.NoError(t, err)
@@ -164,13 +172,12 @@ func TestSnapshotOfAnotherFormatIsRefused(t *testing.T) {
 		change(&h)
 		enc, err := h.MarshalMsg(nil)
 		must.NoError(t, err)
-		return append(append([]byte(snapMagic), byte(len(enc)), byte(len(enc)>>7)), enc...)
+		return append(binary.AppendUvarint([]byte(snapMagic), uint64(len(enc))), enc...)
 	}
 	for _, bad := range [][]byte{
 		reheader(func(h *SnapshotHeader) { h.Format = 9 }),
 		reheader(func(h *SnapshotHeader) { h.Tables[0].Count = -1 }),
 	} {
-		bad[len(snapMagic)] |= 0x80
 		_, err := ReadSnapshot(bytes.NewReader(bad))
 		must.Eq(t, api.CodeSnapshot, api.CodeOf(err))
 	}
@@ -178,7 +185,6 @@ func TestSnapshotOfAnotherFormatIsRefused(t *testing.T) {
 		reheader(func(h *SnapshotHeader) { h.Tables[0].Table = "future" }),
 		reheader(func(h *SnapshotHeader) { h.Tables[0], h.Tables[1] = h.Tables[1], h.Tables[0] }),
 	} {
-		bad[len(snapMagic)] |= 0x80
 		must.StrContains(t, New(Config{}).Restore(io.NopCloser(bytes.NewReader(bad))).Error(), "out of order")
 	}
 }

@@ -2,6 +2,7 @@ package fsm
 
 import (
 	"iter"
+	"slices"
 
 	"github.com/novacron/novacron/api"
 )
@@ -32,6 +33,7 @@ type State struct {
 	keys       *table[string, KeyRecord, *KeyRecord]
 	schemas    *table[uint32, SchemaRecord, *SchemaRecord]
 	idems      *table[string, IdemRecord, *IdemRecord]
+	migrations *table[api.ID, api.Migration, *api.Migration]
 
 	use *usage
 }
@@ -139,6 +141,12 @@ func (s *State) Counts() []api.TableCount {
 		out = append(out, api.TableCount{Table: d.tableName(), Count: int64(d.count(s))})
 	}
 	return out
+}
+
+// filled returns the counts of the tables that hold records: only those stand in
+// a snapshot, so that one without records of a newer table is as it always was.
+func (s *State) filled() []api.TableCount {
+	return slices.DeleteFunc(s.Counts(), func(c api.TableCount) bool { return c.Count == 0 })
 }
 
 // Namespaces.
@@ -382,4 +390,33 @@ func whileSeq[T any](seq iter.Seq[T], in func(T) bool) iter.Seq[T] {
 			}
 		}
 	}
+}
+
+// Migration returns a migration, or nil.
+func (s *State) Migration(id api.ID) *api.Migration { return s.migrations.get(id) }
+
+// Migrations lists all migrations.
+func (s *State) Migrations() iter.Seq[*api.Migration] { return s.migrations.all() }
+
+// MigrationsOf lists the migrations of a VM.
+func (s *State) MigrationsOf(vm api.ID) iter.Seq[*api.Migration] { return paired(s.migrations, 0, vm) }
+
+// MigrationOf returns the active migration of a VM, or nil. There is at most one.
+func (s *State) MigrationOf(vm api.ID) *api.Migration {
+	for m := range s.MigrationsOf(vm) {
+		if m.Phase.Active() {
+			return m
+		}
+	}
+	return nil
+}
+
+// MigrationsFrom and MigrationsTo list the migrations of which a node is an end.
+func (s *State) MigrationsFrom(node api.ID) iter.Seq[*api.Migration] {
+	return paired(s.migrations, 1, node)
+}
+
+// MigrationsTo: see MigrationsFrom.
+func (s *State) MigrationsTo(node api.ID) iter.Seq[*api.Migration] {
+	return paired(s.migrations, 2, node)
 }

@@ -26,6 +26,7 @@ const (
 	TableSchema    = "schema"
 	TableIdem      = "idempotency"
 	TableMeta      = "meta"
+	TableMigration = "migration"
 )
 
 // The names of the secondary indexes, for watches.
@@ -41,7 +42,7 @@ const (
 // defs lists the tables in the order of snapshots and hashes. It is appended to.
 var defs = []anyDef{
 	metaDef, namespaceDef, nodeDef, sessionDef, deniedDef, vmDef, versionDef, placementDef, tombstoneDef, orphanDef,
-	volumeDef, poolDef, imageDef, networkDef, tokenDef, keyDef, schemaDef, idemDef,
+	volumeDef, poolDef, imageDef, networkDef, tokenDef, keyDef, schemaDef, idemDef, migrationDef,
 }
 
 func name(ns, n string) string { return ns + "\x00" + n }
@@ -294,4 +295,24 @@ var idemDef = &tableDef[string, IdemRecord, *IdemRecord]{
 	},
 	of:     func(s *State) **table[string, IdemRecord, *IdemRecord] { return &s.idems },
 	derive: countIdem,
+}
+
+var migrationDef = &tableDef[api.ID, api.Migration, *api.Migration]{
+	name: TableMigration,
+	key:  func(v *api.Migration) api.ID { return v.ID },
+	less: idLess[api.Migration],
+	secs: func() []secondary[api.ID, api.Migration] {
+		return []secondary[api.ID, api.Migration]{
+			newIndex[pairKey, api.ID](func(v *api.Migration) (pairKey, bool) { return pairKey{v.VMID, v.ID}, true }, pairLess),
+			newIndex[pairKey, api.ID](func(v *api.Migration) (pairKey, bool) { return pairKey{v.From, v.ID}, true }, pairLess),
+			newIndex[pairKey, api.ID](func(v *api.Migration) (pairKey, bool) { return pairKey{v.To, v.ID}, !v.To.IsZero() }, pairLess),
+		}
+	},
+	of: func(s *State) **table[api.ID, api.Migration, *api.Migration] { return &s.migrations },
+	watch: func(v *api.Migration, emit func(i, p string)) {
+		emit(primary, bytesOf(v.ID))
+		emit(byVM, bytesOf(v.VMID))
+		emit(byName, v.Namespace)
+	},
+	derive: countMigration,
 }

@@ -1,6 +1,8 @@
 package fsm
 
 import (
+	"slices"
+
 	"github.com/novacron/novacron/api"
 	"github.com/tidwall/btree"
 )
@@ -96,6 +98,26 @@ func countVolume(use func() *usage, old, new *api.Volume) {
 	}
 	if new != nil {
 		u.disk(new.NodeID, new.Pool, new.Size, 1)
+	}
+}
+
+// countMigration counts what a move has reserved at its destination.
+func countMigration(use func() *usage, old, new *api.Migration) {
+	if old != nil && new != nil && old.To == new.To && old.Reserved == new.Reserved && slices.Equal(old.Disk, new.Disk) {
+		return
+	}
+	u := use()
+	if old != nil && !old.To.IsZero() {
+		u.node(old.To, api.Resources{CPU: -old.Reserved.CPU, Memory: -old.Reserved.Memory}, 0)
+		for _, d := range old.Disk {
+			u.disk(old.To, d.Pool, -d.Bytes, -1)
+		}
+	}
+	if new != nil && !new.To.IsZero() {
+		u.node(new.To, new.Reserved, 0)
+		for _, d := range new.Disk {
+			u.disk(new.To, d.Pool, d.Bytes, 1)
+		}
 	}
 }
 

@@ -69,6 +69,11 @@ func (c *VMApply) apply(tx *Txn) (any, error) {
 		return nil, err
 	}
 	if c.Power != "" && c.Power != vm.Power {
+		if c.Power != api.PowerStopped {
+			if err := tx.still(vm); err != nil {
+				return nil, err
+			}
+		}
 		vm, changed = tx.setPower(vm, c.Power, false), true
 	}
 	tx.made(vm.ID, "")
@@ -265,6 +270,9 @@ func sameSpec(a, b *api.VMSpec) bool {
 func (tx *Txn) respec(old *api.VM, spec *api.VMSpec, ids []api.ID) (*api.VM, bool, error) {
 	if sameSpec(&old.Spec, spec) {
 		return old, false, nil
+	}
+	if err := tx.still(old); err != nil {
+		return nil, false, err
 	}
 	if err := tx.references(old.ID, spec); err != nil {
 		return nil, false, err

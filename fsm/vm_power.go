@@ -34,6 +34,11 @@ func (c *VMPower) apply(tx *Txn) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if c.Action != "stop" {
+		if err := tx.still(vm); err != nil {
+			return nil, err
+		}
+	}
 	tx.made(vm.ID, "")
 	next := *vm
 	next.ModifyTime, next.ModifyIndex = tx.now, tx.index
@@ -86,6 +91,9 @@ func protected(vm *api.VM) error {
 // setPower changes what is wanted of a VM and orders it from its node. A VM
 // that has released its CPU and memory waits until the scheduler admits it.
 func (tx *Txn) setPower(vm *api.VM, power api.Power, force bool) *api.VM {
+	if power == api.PowerStopped {
+		tx.stopMove(vm)
+	}
 	v := *vm
 	v.Power, v.ForceStop = power, force && power == api.PowerStopped
 	v.ModifyTime, v.ModifyIndex = tx.now, tx.index
@@ -137,6 +145,9 @@ func (c *VMDelete) apply(tx *Txn) (any, error) {
 	}
 	if vm.Spec.Protection {
 		return nil, protected(vm)
+	}
+	if err := tx.unmoved(vm); err != nil {
+		return nil, err
 	}
 	v := *vm
 	v.Deleting, v.Power, v.ForceStop = true, api.PowerStopped, c.Force

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Benchmarks, each beside its limit or a peer in the same run.
 # Usage: bench.sh BINARY GUEST. Timings mean something on a quiet machine only:
-# the load average is printed with them. About 12 minutes; QUICK=1 takes fewer
+# the load average is printed with them. About 15 minutes; QUICK=1 takes fewer
 # and shorter rounds, ONLY=apply,start only these sections of e2e/bench.
 set -euo pipefail
 cd "$(dirname "$0")/.."

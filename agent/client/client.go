@@ -113,6 +113,7 @@ func (c *Client) Run(ctx context.Context) error {
 		first.Stop()
 		c.settle()
 		c.spawn(c.keepRegistered)
+		c.spawn(c.purge)
 		c.spawn(c.readAddresses)
 		c.spawn(c.keepNetworks)
 	} else {
@@ -273,7 +274,7 @@ func (c *Client) forget(id api.ID, epoch api.Epoch) {
 		return
 	}
 	v.mu.Lock()
-	gone := v.m.Revoked && v.m.Tomb == 0 && !v.m.Alive && v.m.Epoch <= epoch && v.m.State == api.StateAbsent &&
+	gone := (v.m.Revoked || v.m.Epoch == 0) && v.m.Tomb == 0 && !v.m.Alive && v.m.Epoch <= epoch && v.m.State == api.StateAbsent && v.m.Move.IsZero() &&
 		len(v.queue) == 0 && v.m.busy == opNone
 	if gone {
 		err := c.journal.dropVM(id)

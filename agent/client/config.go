@@ -48,6 +48,11 @@ type Config struct {
 	Sample func() *api.NodeStats
 	// MakeSeed writes the NoCloud seed of a VM to a path that does not exist.
 	MakeSeed func(path string, s *Seed) error
+	// Moves carries migrations from node to node. Without it, or with a driver that
+	// is no hypervisor.Migrator, this node moves stopped VMs only.
+	Moves Tunnels
+	// Quarantine is how long the disks of VMs that have moved away are kept (24h).
+	Quarantine time.Duration
 	// Logger; default slog.Default.
 	Logger *slog.Logger
 
@@ -101,6 +106,7 @@ func (c *Config) complete() error {
 	c.OpTimeout = cmp.Or(c.OpTimeout, time.Minute)
 	c.ListInterval = cmp.Or(c.ListInterval, 30*time.Second)
 	c.FactsInterval = cmp.Or(c.FactsInterval, time.Minute)
+	c.Quarantine = cmp.Or(c.Quarantine, 24*time.Hour)
 	c.StreamSilence = cmp.Or(c.StreamSilence, time.Minute)
 	if c.Boottime == nil {
 		c.Boottime = boottime

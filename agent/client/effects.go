@@ -17,6 +17,8 @@ func (v *vm) perform(o op, m machine) event {
 	}
 	var err error
 	switch o {
+	case opMoveIn, opMovePull, opMoveOut, opMoveEnd, opMoveAttest, opMoveClean:
+		err = v.performMove(o, m)
 	case opPrepare:
 		v.ready, err = v.c.prepare(v.id)
 	case opStart:

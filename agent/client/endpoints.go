@@ -23,6 +23,7 @@ func (c *Client) Register(m *rpc.Mux) {
 	rpc.Stream(m, rpc.KindLocal, "Agent.Console", acl.ServerSelf, c.console)
 	rpc.Stream(m, rpc.KindLocal, "Agent.ImagePut", acl.ServerSelf, c.imagePut)
 	rpc.Stream(m, rpc.KindPeer, "Agent.ImageGet", acl.Member, c.imageGet)
+	c.registerMoves(m)
 }
 
 func (c *Client) ping(context.Context, *api.Empty) (*api.Empty, error) { return &api.Empty{}, nil }

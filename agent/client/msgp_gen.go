@@ -214,6 +214,305 @@ func (z *meta) Msgsize() (s int) {
 }
 
 // MarshalMsg implements msgp.Marshaler
+func (z *moveRecord) MarshalMsg(b []byte) (o []byte, err error) {
+	o = msgp.Require(b, z.Msgsize())
+	// check for omitted fields
+	zb0001Len := uint32(17)
+	var zb0001Mask uint32 /* 17 bits */
+	_ = zb0001Mask
+	if z.In == false {
+		zb0001Len--
+		zb0001Mask |= 0x2
+	}
+	if z.Attempt == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x20
+	}
+	if z.Begun == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x40
+	}
+	if z.Over == false {
+		zb0001Len--
+		zb0001Mask |= 0x80
+	}
+	if z.Kill == false {
+		zb0001Len--
+		zb0001Mask |= 0x100
+	}
+	if z.Failed == false {
+		zb0001Len--
+		zb0001Mask |= 0x200
+	}
+	if z.Message == "" {
+		zb0001Len--
+		zb0001Mask |= 0x400
+	}
+	if z.Made == false {
+		zb0001Len--
+		zb0001Mask |= 0x800
+	}
+	if z.Seen == false {
+		zb0001Len--
+		zb0001Mask |= 0x1000
+	}
+	if z.Whole == false {
+		zb0001Len--
+		zb0001Mask |= 0x2000
+	}
+	if z.Paused == false {
+		zb0001Len--
+		zb0001Mask |= 0x4000
+	}
+	if z.Attested == false {
+		zb0001Len--
+		zb0001Mask |= 0x8000
+	}
+	if z.Clean == false {
+		zb0001Len--
+		zb0001Mask |= 0x10000
+	}
+	// variable map header, size zb0001Len
+	o = msgp.AppendMapHeader(o, zb0001Len)
+
+	// skip if no fields are to be emitted
+	if zb0001Len != 0 {
+		// string "id"
+		o = append(o, 0xa2, 0x69, 0x64)
+		o, err = z.ID.MarshalMsg(o)
+		if err != nil {
+			err = msgp.WrapError(err, "ID")
+			return
+		}
+		if (zb0001Mask & 0x2) == 0 { // if not omitted
+			// string "in"
+			o = append(o, 0xa2, 0x69, 0x6e)
+			o = msgp.AppendBool(o, z.In)
+		}
+		// string "mode"
+		o = append(o, 0xa4, 0x6d, 0x6f, 0x64, 0x65)
+		o, err = z.Mode.MarshalMsg(o)
+		if err != nil {
+			err = msgp.WrapError(err, "Mode")
+			return
+		}
+		// string "phase"
+		o = append(o, 0xa5, 0x70, 0x68, 0x61, 0x73, 0x65)
+		o, err = z.Phase.MarshalMsg(o)
+		if err != nil {
+			err = msgp.WrapError(err, "Phase")
+			return
+		}
+		// string "epoch"
+		o = append(o, 0xa5, 0x65, 0x70, 0x6f, 0x63, 0x68)
+		o, err = z.Epoch.MarshalMsg(o)
+		if err != nil {
+			err = msgp.WrapError(err, "Epoch")
+			return
+		}
+		if (zb0001Mask & 0x20) == 0 { // if not omitted
+			// string "attempt"
+			o = append(o, 0xa7, 0x61, 0x74, 0x74, 0x65, 0x6d, 0x70, 0x74)
+			o = msgp.AppendInt32(o, z.Attempt)
+		}
+		if (zb0001Mask & 0x40) == 0 { // if not omitted
+			// string "begun"
+			o = append(o, 0xa5, 0x62, 0x65, 0x67, 0x75, 0x6e)
+			o = msgp.AppendInt32(o, z.Begun)
+		}
+		if (zb0001Mask & 0x80) == 0 { // if not omitted
+			// string "over"
+			o = append(o, 0xa4, 0x6f, 0x76, 0x65, 0x72)
+			o = msgp.AppendBool(o, z.Over)
+		}
+		if (zb0001Mask & 0x100) == 0 { // if not omitted
+			// string "kill"
+			o = append(o, 0xa4, 0x6b, 0x69, 0x6c, 0x6c)
+			o = msgp.AppendBool(o, z.Kill)
+		}
+		if (zb0001Mask & 0x200) == 0 { // if not omitted
+			// string "failed"
+			o = append(o, 0xa6, 0x66, 0x61, 0x69, 0x6c, 0x65, 0x64)
+			o = msgp.AppendBool(o, z.Failed)
+		}
+		if (zb0001Mask & 0x400) == 0 { // if not omitted
+			// string "message"
+			o = append(o, 0xa7, 0x6d, 0x65, 0x73, 0x73, 0x61, 0x67, 0x65)
+			o = msgp.AppendString(o, z.Message)
+		}
+		if (zb0001Mask & 0x800) == 0 { // if not omitted
+			// string "made"
+			o = append(o, 0xa4, 0x6d, 0x61, 0x64, 0x65)
+			o = msgp.AppendBool(o, z.Made)
+		}
+		if (zb0001Mask & 0x1000) == 0 { // if not omitted
+			// string "seen"
+			o = append(o, 0xa4, 0x73, 0x65, 0x65, 0x6e)
+			o = msgp.AppendBool(o, z.Seen)
+		}
+		if (zb0001Mask & 0x2000) == 0 { // if not omitted
+			// string "whole"
+			o = append(o, 0xa5, 0x77, 0x68, 0x6f, 0x6c, 0x65)
+			o = msgp.AppendBool(o, z.Whole)
+		}
+		if (zb0001Mask & 0x4000) == 0 { // if not omitted
+			// string "paused"
+			o = append(o, 0xa6, 0x70, 0x61, 0x75, 0x73, 0x65, 0x64)
+			o = msgp.AppendBool(o, z.Paused)
+		}
+		if (zb0001Mask & 0x8000) == 0 { // if not omitted
+			// string "attested"
+			o = append(o, 0xa8, 0x61, 0x74, 0x74, 0x65, 0x73, 0x74, 0x65, 0x64)
+			o = msgp.AppendBool(o, z.Attested)
+		}
+		if (zb0001Mask & 0x10000) == 0 { // if not omitted
+			// string "clean"
+			o = append(o, 0xa5, 0x63, 0x6c, 0x65, 0x61, 0x6e)
+			o = msgp.AppendBool(o, z.Clean)
+		}
+	}
+	return
+}
+
+// UnmarshalMsg implements msgp.Unmarshaler
+func (z *moveRecord) UnmarshalMsg(bts []byte) (o []byte, err error) {
+	var field []byte
+	_ = field
+	var zb0001 uint32
+	zb0001, bts, err = msgp.ReadMapHeaderBytes(bts)
+	if err != nil {
+		err = msgp.WrapError(err)
+		return
+	}
+	for zb0001 > 0 {
+		zb0001--
+		field, bts, err = msgp.ReadMapKeyZC(bts)
+		if err != nil {
+			err = msgp.WrapError(err)
+			return
+		}
+		switch msgp.UnsafeString(field) {
+		case "id":
+			bts, err = z.ID.UnmarshalMsg(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "ID")
+				return
+			}
+		case "in":
+			z.In, bts, err = msgp.ReadBoolBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "In")
+				return
+			}
+		case "mode":
+			bts, err = z.Mode.UnmarshalMsg(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Mode")
+				return
+			}
+		case "phase":
+			bts, err = z.Phase.UnmarshalMsg(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Phase")
+				return
+			}
+		case "epoch":
+			bts, err = z.Epoch.UnmarshalMsg(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Epoch")
+				return
+			}
+		case "attempt":
+			z.Attempt, bts, err = msgp.ReadInt32Bytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Attempt")
+				return
+			}
+		case "begun":
+			z.Begun, bts, err = msgp.ReadInt32Bytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Begun")
+				return
+			}
+		case "over":
+			z.Over, bts, err = msgp.ReadBoolBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Over")
+				return
+			}
+		case "kill":
+			z.Kill, bts, err = msgp.ReadBoolBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Kill")
+				return
+			}
+		case "failed":
+			z.Failed, bts, err = msgp.ReadBoolBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Failed")
+				return
+			}
+		case "message":
+			z.Message, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Message")
+				return
+			}
+		case "made":
+			z.Made, bts, err = msgp.ReadBoolBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Made")
+				return
+			}
+		case "seen":
+			z.Seen, bts, err = msgp.ReadBoolBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Seen")
+				return
+			}
+		case "whole":
+			z.Whole, bts, err = msgp.ReadBoolBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Whole")
+				return
+			}
+		case "paused":
+			z.Paused, bts, err = msgp.ReadBoolBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Paused")
+				return
+			}
+		case "attested":
+			z.Attested, bts, err = msgp.ReadBoolBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Attested")
+				return
+			}
+		case "clean":
+			z.Clean, bts, err = msgp.ReadBoolBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Clean")
+				return
+			}
+		default:
+			bts, err = msgp.Skip(bts)
+			if err != nil {
+				err = msgp.WrapError(err)
+				return
+			}
+		}
+	}
+	o = bts
+	return
+}
+
+// Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
+func (z *moveRecord) Msgsize() (s int) {
+	s = 3 + 3 + z.ID.Msgsize() + 3 + msgp.BoolSize + 5 + z.Mode.Msgsize() + 6 + z.Phase.Msgsize() + 6 + z.Epoch.Msgsize() + 8 + msgp.Int32Size + 6 + msgp.Int32Size + 5 + msgp.BoolSize + 5 + msgp.BoolSize + 7 + msgp.BoolSize + 8 + msgp.StringPrefixSize + len(z.Message) + 5 + msgp.BoolSize + 5 + msgp.BoolSize + 6 + msgp.BoolSize + 7 + msgp.BoolSize + 9 + msgp.BoolSize + 6 + msgp.BoolSize
+	return
+}
+
+// MarshalMsg implements msgp.Marshaler
 func (z *poolMark) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	// check for omitted fields
@@ -278,8 +577,8 @@ func (z *poolMark) Msgsize() (s int) {
 func (z *record) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	// check for omitted fields
-	zb0001Len := uint32(37)
-	var zb0001Mask uint64 /* 37 bits */
+	zb0001Len := uint32(39)
+	var zb0001Mask uint64 /* 39 bits */
 	_ = zb0001Mask
 	if z.Namespace == "" {
 		zb0001Len--
@@ -380,6 +679,10 @@ func (z *record) MarshalMsg(b []byte) (o []byte, err error) {
 	if z.Resumes == 0 {
 		zb0001Len--
 		zb0001Mask |= 0x1000000000
+	}
+	if z.Move.IsZero() {
+		zb0001Len--
+		zb0001Mask |= 0x2000000000
 	}
 	// variable map header, size zb0001Len
 	o = msgp.AppendMapHeader(o, zb0001Len)
@@ -594,6 +897,22 @@ func (z *record) MarshalMsg(b []byte) (o []byte, err error) {
 			// string "resumes"
 			o = append(o, 0xa7, 0x72, 0x65, 0x73, 0x75, 0x6d, 0x65, 0x73)
 			o = msgp.AppendUint64(o, z.Resumes)
+		}
+		if (zb0001Mask & 0x2000000000) == 0 { // if not omitted
+			// string "move"
+			o = append(o, 0xa4, 0x6d, 0x6f, 0x76, 0x65)
+			o, err = z.Move.MarshalMsg(o)
+			if err != nil {
+				err = msgp.WrapError(err, "Move")
+				return
+			}
+		}
+		// string "last_move"
+		o = append(o, 0xa9, 0x6c, 0x61, 0x73, 0x74, 0x5f, 0x6d, 0x6f, 0x76, 0x65)
+		o, err = z.LastMove.MarshalMsg(o)
+		if err != nil {
+			err = msgp.WrapError(err, "LastMove")
+			return
 		}
 	}
 	return
@@ -839,6 +1158,18 @@ func (z *record) UnmarshalMsg(bts []byte) (o []byte, err error) {
 				err = msgp.WrapError(err, "Resumes")
 				return
 			}
+		case "move":
+			bts, err = z.Move.UnmarshalMsg(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Move")
+				return
+			}
+		case "last_move":
+			bts, err = z.LastMove.UnmarshalMsg(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "LastMove")
+				return
+			}
 		default:
 			bts, err = msgp.Skip(bts)
 			if err != nil {
@@ -853,6 +1184,6 @@ func (z *record) UnmarshalMsg(bts []byte) (o []byte, err error) {
 
 // Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
 func (z *record) Msgsize() (s int) {
-	s = 3 + 3 + z.ID.Msgsize() + 3 + msgp.StringPrefixSize + len(z.Namespace) + 5 + msgp.StringPrefixSize + len(z.Name) + 6 + z.Epoch.Msgsize() + 4 + msgp.Uint64Size + 4 + msgp.Uint64Size + 8 + msgp.BoolSize + 5 + z.Tomb.Msgsize() + 11 + msgp.BoolSize + 8 + z.Desired.Msgsize() + 6 + msgp.BoolSize + 8 + msgp.Uint64Size + 7 + msgp.Uint64Size + 7 + msgp.Uint64Size + 13 + msgp.Uint64Size + 8 + z.Restart.Msgsize() + 13 + z.StopTimeout.Msgsize() + 3 + msgp.StringPrefixSize + len(z.HA) + 13 + msgp.Uint64Size + 12 + msgp.Uint64Size + 6 + msgp.StringPrefixSize + len(z.Phase) + 8 + z.StopBy.Msgsize() + 6 + msgp.BoolSize + 10 + z.RunEpoch.Msgsize() + 12 + msgp.Uint64Size + 5 + msgp.StringPrefixSize + len(z.BootID) + 11 + z.StartTime.Msgsize() + 8 + msgp.BoolSize + 6 + msgp.BoolSize + 6 + z.State.Msgsize() + 7 + msgp.StringPrefixSize + len(z.Reason) + 8 + msgp.StringPrefixSize + len(z.Message) + 9 + msgp.Uint32Size + 7 + z.WindowStart.Msgsize() + 6 + msgp.Int32Size + 5 + z.NextStart.Msgsize() + 8 + msgp.Uint64Size
+	s = 3 + 3 + z.ID.Msgsize() + 3 + msgp.StringPrefixSize + len(z.Namespace) + 5 + msgp.StringPrefixSize + len(z.Name) + 6 + z.Epoch.Msgsize() + 4 + msgp.Uint64Size + 4 + msgp.Uint64Size + 8 + msgp.BoolSize + 5 + z.Tomb.Msgsize() + 11 + msgp.BoolSize + 8 + z.Desired.Msgsize() + 6 + msgp.BoolSize + 8 + msgp.Uint64Size + 7 + msgp.Uint64Size + 7 + msgp.Uint64Size + 13 + msgp.Uint64Size + 8 + z.Restart.Msgsize() + 13 + z.StopTimeout.Msgsize() + 3 + msgp.StringPrefixSize + len(z.HA) + 13 + msgp.Uint64Size + 12 + msgp.Uint64Size + 6 + msgp.StringPrefixSize + len(z.Phase) + 8 + z.StopBy.Msgsize() + 6 + msgp.BoolSize + 10 + z.RunEpoch.Msgsize() + 12 + msgp.Uint64Size + 5 + msgp.StringPrefixSize + len(z.BootID) + 11 + z.StartTime.Msgsize() + 8 + msgp.BoolSize + 6 + msgp.BoolSize + 6 + z.State.Msgsize() + 7 + msgp.StringPrefixSize + len(z.Reason) + 8 + msgp.StringPrefixSize + len(z.Message) + 9 + msgp.Uint32Size + 7 + z.WindowStart.Msgsize() + 6 + msgp.Int32Size + 5 + z.NextStart.Msgsize() + 8 + msgp.Uint64Size + 5 + z.Move.Msgsize() + 10 + z.LastMove.Msgsize()
 	return
 }

@@ -136,6 +136,7 @@ func (c *Client) apply(b *api.OrderBatch, first bool) error {
 	}
 	c.recovery.Store(false)
 	held := c.hold.Swap(false)
+	c.giveMoves(b) // first: a guest that is under way is not to be touched
 	c.give(b)
 	if held {
 		c.broadcast(event{kind: evTick})

@@ -26,6 +26,14 @@ func (c *Client) prepare(id api.ID) (*hypervisor.Machine, error) {
 	if o == nil || o.Spec == nil {
 		return nil, api.Errorf(api.CodeJournal, "the journal holds no order for this VM")
 	}
+	return c.prepareOrder(o, c.ensureVolume)
+}
+
+// volumeMaker opens a volume, or makes it.
+type volumeMaker func(ctx context.Context, v *api.Volume, images []*api.Image) (storage.Handle, error)
+
+func (c *Client) prepareOrder(o *api.Order, volume volumeMaker) (*hypervisor.Machine, error) {
+	id := o.VMID
 	dir := c.vmDir(id)
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return nil, err
@@ -44,7 +52,7 @@ func (c *Client) prepare(id api.ID) (*hypervisor.Machine, error) {
 	if err := c.prepareBoot(o, m); err != nil {
 		return nil, err
 	}
-	if err := c.prepareDisks(o, m); err != nil {
+	if err := c.prepareDisks(o, m, volume); err != nil {
 		return nil, err
 	}
 	if s.CloudInit != nil {
@@ -118,12 +126,12 @@ func (c *Client) bootImage(o *api.Order, name, kind string) (string, error) {
 	return "", api.Errorf(api.CodeImageMissing, "the order does not say what %s %q is", kind, name)
 }
 
-func (c *Client) prepareDisks(o *api.Order, m *hypervisor.Machine) error {
+func (c *Client) prepareDisks(o *api.Order, m *hypervisor.Machine, volume volumeMaker) error {
 	if len(o.Volumes) != len(o.Spec.Disks) {
 		return api.Errorf(api.CodeStorage, "the order has %d volumes for %d disks", len(o.Volumes), len(o.Spec.Disks))
 	}
 	for i, d := range o.Spec.Disks {
-		h, err := c.ensureVolume(c.ctx, o.Volumes[i], o.Images)
+		h, err := volume(c.ctx, o.Volumes[i], o.Images)
 		if err != nil {
 			return fmt.Errorf("disk %s: %w", d.Name, err)
 		}

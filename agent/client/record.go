@@ -56,7 +56,43 @@ type record struct {
 	NextStart   api.Time `msg:"next,omitempty"`
 
 	Resumes uint64 `msg:"resumes,omitempty"`
+	// Move is the VM's part in a migration, zero for none.
+	Move moveRecord `msg:"move,omitzero"`
+	// LastMove is a migration that is over: what is still said of it is late.
+	LastMove api.ID `msg:"last_move,omitempty"`
 }
+
+// moveRecord is what the journal keeps of a migration of which this node is an
+// end. It stays until the servers know that nothing of it is left here.
+type moveRecord struct {
+	ID    api.ID             `msg:"id,omitempty"`
+	In    bool               `msg:"in,omitempty"` // this node is the destination
+	Mode  api.MigrationMode  `msg:"mode,omitempty"`
+	Phase api.MigrationPhase `msg:"phase,omitempty"` // newest that was ordered
+	Epoch api.Epoch          `msg:"epoch,omitempty"` // of the source's grant
+	// Attempt that was ordered, and the one that was begun here: none is begun
+	// twice. Over: what was begun has ended.
+	Attempt int32 `msg:"attempt,omitempty"`
+	Begun   int32 `msg:"begun,omitempty"`
+	Over    bool  `msg:"over,omitempty"`
+	Kill    bool  `msg:"kill,omitempty"` // the servers order the end of what is here
+	// Failed and Message: how the attempt ended, or why there will be none.
+	Failed  bool   `msg:"failed,omitempty"`
+	Message string `msg:"message,omitempty"`
+	// Made: volumes of this migration may have been made here. Seen: a domain came
+	// in. Whole: the disks of a cold move are here.
+	Made  bool `msg:"made,omitempty"`
+	Seen  bool `msg:"seen,omitempty"`
+	Whole bool `msg:"whole,omitempty"`
+	// Paused: the guest stands still for the sake of the move.
+	Paused bool `msg:"paused,omitempty"`
+	// Attested: it was proved that nothing of the VM runs here.
+	Attested bool `msg:"attested,omitempty"`
+	Clean    bool `msg:"clean,omitempty"`
+}
+
+// IsZero reports whether the VM has no part in a migration.
+func (r moveRecord) IsZero() bool { return r == moveRecord{} }
 
 // The intents.
 const (
@@ -77,6 +113,7 @@ const (
 	reasonUnknownEnd = "unknown-exit"
 	reasonHypervisor = "hypervisor-unknown"
 	reasonProcess    = "process-without-domain"
+	reasonSwitch     = "switch-over"
 )
 
 // durable is the part of a record that is worth a write: how far an idempotent

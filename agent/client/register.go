@@ -189,7 +189,9 @@ func heartbeat(d api.Duration) time.Duration {
 func (c *Client) found() []api.VMReport {
 	var out []api.VMReport
 	for _, v := range c.all() {
-		out = append(out, c.reports.stamp(v.report()))
+		if r, ok := v.report(); ok {
+			out = append(out, c.reports.stamp(r))
+		}
 	}
 	c.mu.Lock()
 	for _, d := range c.orphans {
@@ -205,6 +207,7 @@ func (c *Client) resend() {
 	for _, r := range c.found() {
 		c.reports.vm(r)
 	}
+	c.resendMoves()
 	c.resendImages()
 	c.resendVolumes()
 }

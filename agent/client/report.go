@@ -33,12 +33,19 @@ type reporter struct {
 	attested map[attestation]api.VMReport
 	volumes  map[api.ID]api.VolumeReport
 	images   map[api.ID]api.ImageReport
+	moves    map[api.ID]movePart // by VM
+}
+
+// movePart is what is due of one VM's part in a migration.
+type movePart struct {
+	vm api.ID
+	api.MoveReport
 }
 
 func newReporter(c *Client) *reporter {
 	return &reporter{
 		c: c, wake: make(chan struct{}, 1), vms: map[api.ID]api.VMReport{}, attested: map[attestation]api.VMReport{},
-		volumes: map[api.ID]api.VolumeReport{}, images: map[api.ID]api.ImageReport{},
+		volumes: map[api.ID]api.VolumeReport{}, images: map[api.ID]api.ImageReport{}, moves: map[api.ID]movePart{},
 	}
 }
 
@@ -77,6 +84,15 @@ func (r *reporter) attest(id api.ID, e api.Epoch) {
 func (r *reporter) volume(v api.VolumeReport) {
 	r.mu.Lock()
 	r.volumes[v.ID] = v
+	r.mu.Unlock()
+	poke(r.wake)
+}
+
+// move takes the newest report of a VM's part in a migration.
+func (r *reporter) move(vm api.ID, m api.MoveReport) {
+	m.Seq, m.Time = r.nextSeq(), api.TimeOf(time.Now())
+	r.mu.Lock()
+	r.moves[vm] = movePart{vm, m}
 	r.mu.Unlock()
 	poke(r.wake)
 }
@@ -135,7 +151,7 @@ func (r *reporter) send(ctx context.Context) error {
 func (r *reporter) batch() *api.NodeReport {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.vms)+len(r.attested)+len(r.volumes)+len(r.images) == 0 {
+	if len(r.vms)+len(r.attested)+len(r.volumes)+len(r.images)+len(r.moves) == 0 {
 		return nil
 	}
 	req := &api.NodeReport{NodeID: r.c.cfg.Node.ID, SessionID: r.c.session}
@@ -154,6 +170,11 @@ func (r *reporter) batch() *api.NodeReport {
 		req.Images = append(req.Images, i)
 	}
 	slices.SortFunc(req.Images, func(a, b api.ImageReport) int { return bytes.Compare(a.ID[:], b.ID[:]) })
+	for _, m := range r.moves {
+		req.Moves = append(req.Moves, m.MoveReport)
+	}
+	slices.SortFunc(req.Moves, func(a, b api.MoveReport) int { return int(int64(a.Seq - b.Seq)) })
+	req.Moves = req.Moves[:min(len(req.Moves), reportMost)]
 	req.VMs = req.VMs[:min(len(req.VMs), reportMost)]
 	req.Volumes = req.Volumes[:min(len(req.Volumes), reportMost)]
 	req.Images = req.Images[:min(len(req.Images), reportMost)]
@@ -181,7 +202,23 @@ func (r *reporter) acked(req *api.NodeReport) {
 			delete(r.images, i.ID)
 		}
 	}
+	var settled []movePart
+	for _, m := range req.Moves {
+		for vm, p := range r.moves {
+			if p.Migration == m.Migration && p.Seq == m.Seq {
+				delete(r.moves, vm)
+				if m.Clean {
+					settled = append(settled, p)
+				}
+			}
+		}
+	}
 	r.mu.Unlock()
+	for _, p := range settled {
+		if v := r.c.find(p.vm); v != nil {
+			v.post(event{kind: evMoveKnown, move: &moveOrder{id: p.Migration}})
+		}
+	}
 	for _, v := range req.VMs {
 		if v.State == api.StateAbsent {
 			r.c.forget(v.VMID, v.Epoch)

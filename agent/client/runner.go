@@ -30,6 +30,7 @@ type vm struct {
 	addrs        []string
 
 	ready *hypervisor.Machine // from prepare to start; only the goroutine touches it
+	part  part                // in a migration
 	last  api.VMReport        // last reported; only the goroutine touches it
 }
 
@@ -83,13 +84,38 @@ func (v *vm) run() {
 		v.arm(out.wake)
 		v.mu.Unlock()
 		v.tell(next, ev, out)
+		if out.cancel {
+			v.part.end()
+		}
 		if out.op == opNone || ending {
+			continue
+		}
+		if out.op == opMoveOut || out.op == opMovePull { // takes long: orders are listened to meanwhile
+			if !v.c.spawn(func() { v.aside(out.op, next) }) {
+				v.mu.Lock()
+				v.queue = append([]event{{kind: evDone, op: out.op, res: resUnknown, message: "the agent ends"}}, v.queue...)
+				v.mu.Unlock()
+			}
 			continue
 		}
 		done := v.perform(out.op, next)
 		v.mu.Lock()
 		v.queue = append([]event{done}, v.queue...)
 		v.mu.Unlock()
+	}
+}
+
+// aside performs an op that takes long beside the goroutine of the VM, and goes
+// on with what came of it.
+func (v *vm) aside(o op, m machine) {
+	done := v.perform(o, m)
+	v.mu.Lock()
+	v.queue = append([]event{done}, v.queue...)
+	idle := !v.active
+	v.active = true
+	v.mu.Unlock()
+	if idle {
+		v.run()
 	}
 }
 
@@ -103,7 +129,7 @@ func (v *vm) commit(next machine, ev event, out output) bool {
 	case out.verdict == orderKnown && !ev.order.Stop && !v.c.journal.holds(ev.order):
 		order, accepted = ev.order, true // what goes with it changed: a network, where an image is
 	}
-	if accepted || next.Epoch != 0 && next.durable() != v.m.durable() {
+	if accepted || (next.Epoch != 0 || next.Move != v.m.Move) && next.durable() != v.m.durable() {
 		err := v.c.journal.putVM(next.record, order)
 		v.c.journalError(err)
 		if err != nil {
@@ -144,6 +170,10 @@ func (v *vm) tell(m machine, ev event, out output) {
 			v.c.reports.attest(v.id, out.attested)
 		}
 	}
+	v.tellMove(m, ev)
+	if m.foreign() {
+		return // its owner speaks of it
+	}
 	r := m.report()
 	if !sameReport(r, v.last) || out.verdict == orderRefused || out.attested != 0 || ev.kind == evOrder && ev.order.Stop {
 		if r.State != v.last.State {
@@ -160,9 +190,9 @@ func sameReport(a, b api.VMReport) bool {
 		a.Orphan == b.Orphan && a.Version == b.Version && a.Reboots == b.Reboots && a.Resets == b.Resets && a.Restarts == b.Restarts && a.StartTime == b.StartTime
 }
 
-// report returns the VM's report as it is now.
-func (v *vm) report() api.VMReport {
+// report returns the VM's report as it is now; false: another node speaks of it.
+func (v *vm) report() (api.VMReport, bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return v.m.report()
+	return v.m.report(), !v.m.foreign()
 }

@@ -23,11 +23,19 @@ const (
 	opReset
 	opSetEpoch
 	opAttest // prove that it is absent
+
+	opMoveIn     // destination: images, volumes, networks, seed, and the gate of the tunnel
+	opMovePull   // destination: fetch the disks of a stopped VM
+	opMoveOut    // source: send; takes as long as it takes
+	opMoveEnd    // source: end a copy that an earlier agent began
+	opMoveAttest // prove that nothing of it runs here
+	opMoveClean  // take away what the migration left here
 	numOps
 )
 
 var opNames = [numOps]string{"none", "inspect", "prepare", "start", "shutdown", "destroy",
-	"pause", "resume", "reboot", "reset", "setepoch", "attest"}
+	"pause", "resume", "reboot", "reset", "setepoch", "attest",
+	"receive", "fetch", "send", "end-send", "prove-absent", "clean"}
 
 // String returns the op's name, for logs.
 func (o op) String() string { return opNames[o] }
@@ -69,18 +77,21 @@ const (
 type eventKind uint8
 
 const (
-	evTick   eventKind = iota // time has passed, or the hold was lifted
-	evOrder                   // the servers want something
-	evSeen                    // a look at the domain, of the list
-	evLook                    // something may have happened: look
-	evDone                    // the op under way has an outcome
-	evForget                  // the region was restored: grants need confirmation
+	evTick      eventKind = iota // time has passed, or the hold was lifted
+	evOrder                      // the servers want something
+	evSeen                       // a look at the domain, of the list
+	evLook                       // something may have happened: look
+	evDone                       // the op under way has an outcome
+	evForget                     // the region was restored: grants need confirmation
+	evMove                       // the servers say how far a migration is
+	evMoveKnown                  // the servers know that nothing of a migration is left here
 )
 
 type event struct {
 	kind       eventKind
 	order      *api.Order
 	generation uint64
+	move       *moveOrder
 	dom        dom
 	seq        uint64 // of evSeen: how many ops had begun when the list was asked for
 	hint       string // of evLook: why it ended, if that is what happened
@@ -115,6 +126,7 @@ type output struct {
 	wake     api.Time // step again then, 0: not needed
 	verdict  verdict
 	attested api.Epoch // a tombstone that is fulfilled, 0: none
+	cancel   bool      // the copy under way is to be ended
 }
 
 type backoff struct {
@@ -128,6 +140,9 @@ type machine struct {
 	dom       dom
 	hint      string
 	confirmed bool // an order was accepted in this session
+	moving    bool // the part in a migration was confirmed in this session
+	received  bool // destination: prepared in this session
+	checked   bool // destination: looked at since nothing more can come in
 	look      bool // the domain must be looked at before anything else
 	prepared  bool
 	busy      op
@@ -158,7 +173,15 @@ func step(m machine, ev event, e env) (machine, output) {
 			m.hint = ev.hint
 		}
 	case evForget:
-		m.confirmed, m.Tomb, m.TombForce = false, 0, false
+		m.confirmed, m.moving, m.Tomb, m.TombForce = false, false, 0, false
+	case evTick:
+		m.look = m.look || m.busy == opNone && m.arriving()
+	case evMove:
+		m.absorbMove(ev.move, &out)
+	case evMoveKnown:
+		if m.Move.ID == ev.move.id && m.Move.Clean {
+			m.LastMove, m.Move = m.Move.ID, moveRecord{}
+		}
 	case evDone:
 		m.busy = opNone
 		m.finish(ev, e, &out)
@@ -210,6 +233,7 @@ func (m *machine) observe(d dom, e env) {
 			m.Reason, m.Message = "", ""
 		}
 		m.adopt(d, e)
+		m.seenMove()
 	}
 }
 
@@ -258,6 +282,10 @@ func (m *machine) adopt(d dom, e env) {
 
 // finish takes in the outcome of the op that was under way.
 func (m *machine) finish(ev event, e env, out *output) {
+	if ev.op >= opMoveIn {
+		m.finishMove(ev, e)
+		return
+	}
 	if ev.res == resUnknown {
 		m.delay(ev.op, e.now)
 		m.dom, m.look = dom{kind: domUnknown}, false // the next list tells
@@ -265,6 +293,7 @@ func (m *machine) finish(ev event, e env, out *output) {
 	}
 	if ev.op == opInspect {
 		m.wait[opInspect] = backoff{}
+		m.checked = true
 		m.observe(ev.dom, e)
 		return
 	}

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"github.com/novacron/novacron/agent/hypervisor"
 	"github.com/novacron/novacron/api"
 )
 
@@ -20,6 +21,9 @@ func (m *machine) decide(e env, out *output) op {
 	}
 	if e.hold || m.dom.kind == domUnknown {
 		return opNone
+	}
+	if o, done := m.decideMove(e, out); done {
+		return o
 	}
 	if m.Tomb > 0 {
 		if o, done := m.decideTomb(e, out); !done {
@@ -172,7 +176,7 @@ func (m *machine) decideAbsent(e env, out *output) op {
 // it was found paused: not when something still holds it for a reason.
 func resumable(reason string) bool {
 	switch reason {
-	case "", "user", "starting-up", "unknown":
+	case "", "user", "starting-up", "unknown", hypervisor.ReasonComplete:
 		return true
 	}
 	return false

@@ -36,6 +36,8 @@ func (m *machine) ended(exit string, e env) {
 		m.Message = ""
 	}
 	switch {
+	case m.handedOver(): // the servers decide where it goes on
+		m.State, m.Reason = api.StatePaused, reasonSwitch
 	case phase == phaseStop:
 		m.State, m.Reason = api.StateStopped, reasonOrdered
 	case boot != e.boot:

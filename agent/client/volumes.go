@@ -177,6 +177,23 @@ func (c *Client) resendVolumes() {
 	}
 }
 
+// purgeEvery is how often volumes that were set aside are looked through.
+const purgeEvery = time.Hour
+
+// purge removes volumes that were set aside for long enough.
+func (c *Client) purge() {
+	for {
+		for name, p := range c.cfg.Pools {
+			if err := p.Purge(c.ctx, time.Now()); err != nil && c.ctx.Err() == nil {
+				c.log.Warn("what was set aside could not be removed", "pool", name, "error", err)
+			}
+		}
+		if !c.sleep(purgeEvery) {
+			return
+		}
+	}
+}
+
 // stopVolumes ends the timers.
 func (c *Client) stopVolumes() {
 	c.mu.Lock()

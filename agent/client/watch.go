@@ -160,9 +160,13 @@ func (c *Client) hypervisorEvent(e hypervisor.Event) {
 		return
 	}
 	v.mu.Lock()
-	kind, busy := v.m.dom.kind, v.m.busy
+	kind, busy, arriving := v.m.dom.kind, v.m.busy, v.m.arriving()
 	v.mu.Unlock()
 	ev := event{kind: evLook}
+	if arriving {
+		v.post(ev) // every event may say that it is complete
+		return
+	}
 	switch e.Kind {
 	case hypervisor.EventRebooted:
 		return // a guest's reboot is its own affair

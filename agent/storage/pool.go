@@ -7,6 +7,8 @@ package storage
 
 import (
 	"context"
+	"io"
+	"time"
 
 	"github.com/novacron/novacron/api"
 )
@@ -39,6 +41,17 @@ type Pool interface {
 	Open(ctx context.Context, v *api.Volume) (Handle, error)
 	// Delete removes a volume; one that is not there is no error.
 	Delete(ctx context.Context, v *api.Volume) error
+	// Quarantine sets aside a volume whose VM has moved away: it can no longer be
+	// opened, and is removed some time after until. One that is not there is no
+	// error.
+	Quarantine(ctx context.Context, v *api.Volume, until time.Time) error
+	// Purge removes what was set aside and whose time is over.
+	Purge(ctx context.Context, now time.Time) error
+	// Export reads a volume that nobody has open, as Import takes it.
+	Export(ctx context.Context, v *api.Volume) (io.ReadCloser, error)
+	// Import makes a volume of what Export gave on another node. src is the image
+	// that it is a thin clone of, or nil. A volume that is there already is replaced.
+	Import(ctx context.Context, v *api.Volume, src *Source, r io.Reader) (Handle, error)
 	// Used returns the space that a volume really takes.
 	Used(ctx context.Context, v *api.Volume) (api.Bytes, error)
 	// List returns the IDs of the volumes that are there.

@@ -343,6 +343,10 @@ func (c *portConn) Close() error {
 	return c.err
 }
 
+// NetConn returns the connection under TLS, as (*tls.Conn).NetConn does: closing
+// it first ends a connection whose buffers are full at once.
+func (c *portConn) NetConn() net.Conn { return c.raw }
+
 // feed is a net.Listener of connections that were accepted elsewhere.
 type feed struct {
 	addr net.Addr

@@ -2,6 +2,7 @@ package rpc_test
 
 import (
 	"context"
+	"net"
 	"testing"
 
 	"github.com/shoenig/test/must"
@@ -87,5 +88,23 @@ func TestReconnect(t *testing.T) {
 	port.Close()
 
 	_, err = rpc.Listen(t.Context(), "127.0.0.1:99999", a.tls(b.name), rpc.PortOptions{Mux: b.mux})
+	must.Error(t, err)
+}
+
+// Whoever serves a tunnel can end it under TLS, whose own Close may wait for a
+// socket that is full.
+func TestATunnelShowsItsConnection(t *testing.T) {
+	over := make(chan error, 1)
+	g := newGate(t, func(o *rpc.PortOptions) {
+		o.Tunnel = func(_ context.Context, c net.Conn, _ rpc.Peer) {
+			over <- c.(interface{ NetConn() net.Conn }).NetConn().Close()
+		}
+	})
+	n := certName(api.RoleClient, "west")
+	c, err := g.a.tls(n).DialTunnel(t.Context(), g.addr, g.box.name.NodeID)
+	must.NoError(t, err)
+	defer c.Close()
+	must.NoError(t, <-over)
+	_, err = c.Read(make([]byte, 1))
 	must.Error(t, err)
 }

@@ -1,6 +1,7 @@
 // Command bench measures NovaCron beside a limit or a peer in the same run: the
 // Apply path beside bare Raft, failover beside a graceful transfer, placements,
-// the memory of an agent, and the start of a VM beside virsh.
+// the memory of an agent, a migration's tunnel beside a bare copy, and the start
+// of a VM beside virsh.
 //
 // Promises: every figure is measured in this run; pairs alternate (A B A B) and
 // medians are shown; the settings and the load of the machine stand beside them.
@@ -70,6 +71,7 @@ var sections = []section{
 	{"failover", "Failover beside a graceful transfer", benchFailover},
 	{"placements", "Placements through a Raft of three servers", benchPlacements},
 	{"rss", "Memory of an agent", benchRSS},
+	{"tunnel", "A migration's tunnel beside a copy over loopback", benchTunnel},
 	{"start", "Start of a VM beside virsh create of the same XML", benchStart},
 }
 

@@ -19,6 +19,7 @@ type host struct {
 	logDir   string // of serial logs; empty: none
 	code     string // UEFI code and the template of its variables
 	vars     string
+	lib      uint64 // libvirt's version, 9000000 for 9.0.0
 }
 
 // domainName is the name of a VM's domain.
@@ -36,6 +37,15 @@ func idOf(name string) (api.ID, bool) {
 
 // domainXML makes the XML of a machine. A machine that is not valid is refused.
 func (h *host) domainXML(m *hypervisor.Machine) ([]byte, error) {
+	d, err := h.domain(m)
+	if err != nil {
+		return nil, err
+	}
+	return xml.MarshalIndent(d, "", "  ")
+}
+
+// domain describes a machine to libvirt.
+func (h *host) domain(m *hypervisor.Machine) (*xmlDomain, error) {
 	if err := m.Validate(); err != nil {
 		return nil, err
 	}
@@ -65,7 +75,7 @@ func (h *host) domainXML(m *hypervisor.Machine) ([]byte, error) {
 	}
 	h.disks(&d, m)
 	h.devices(&d, m)
-	return xml.MarshalIndent(&d, "", "  ")
+	return &d, nil
 }
 
 // cpu chooses the CPU: a baseline that every node of a cluster has, all that

@@ -118,7 +118,7 @@ func regular(p string) bool {
 // learn asks libvirt what it can do and settles acceleration, machine type and
 // CPU. It is asked once for each connection that was made anew.
 func (d *Driver) learn(ctx context.Context) (*host, api.DriverInfo, error) {
-	info := api.DriverInfo{Name: d.Name(), Can: []string{"console", "pause", "start-paused"}}
+	info := api.DriverInfo{Name: d.Name(), Can: []string{"console", "pause", "start-paused", "migrate"}}
 	type versions struct{ lib, hv uint64 }
 	v, err := call(ctx, d.jobs, d.cfg.JobTimeout, func(l *golibvirt.Libvirt) (v versions, err error) {
 		if v.lib, err = l.ConnectGetLibVersion(); err == nil {
@@ -134,7 +134,7 @@ func (d *Driver) learn(ctx context.Context) (*host, api.DriverInfo, error) {
 	if err != nil {
 		return nil, info, err
 	}
-	h := &host{arch: archName(), logDir: d.cfg.LogDir, emulator: d.cfg.Emulator}
+	h := &host{arch: archName(), logDir: d.cfg.LogDir, emulator: d.cfg.Emulator, lib: v.lib}
 	if err := h.fromCapabilities([]byte(text), d.cfg, &info); err != nil {
 		return nil, info, err
 	}

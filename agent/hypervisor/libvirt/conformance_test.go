@@ -1,6 +1,7 @@
 package libvirt_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -27,7 +28,7 @@ func TestMain(m *testing.M) {
 }
 
 func (l *lab) config() libvirt.Config {
-	return libvirt.Config{Socket: l.socket, LogDir: l.logDir}
+	return libvirt.Config{Socket: l.socket, LogDir: l.logDir, NetNS: fmt.Sprintf("/proc/%d/ns/net", l.holder.Process.Pid)}
 }
 
 // machine boots the boot sector; it has a disk, a seed-like cdrom and a NIC.

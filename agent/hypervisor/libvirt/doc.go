@@ -8,5 +8,9 @@
 // qemu:commandline, a host device or a shared folder. Nothing is ever probed:
 // disk formats and backing chains are written out.
 //
+// Guests move peer to peer, paused to the end, through sockets that the caller
+// provides. The destination gets the XML of the domain that runs, with nothing
+// changed but what is the destination's own, so that the guest sees no difference.
+//
 // What does not belong: policy; creating disks, seeds or bridges.
 package libvirt

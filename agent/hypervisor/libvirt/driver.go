@@ -34,8 +34,10 @@ type Config struct {
 	// Root is the folder with proc, dev and usr; default /.
 	Root string
 	// OwnNetNS counts only processes in this process's network namespace as this
-	// host's: for several hosts on one machine.
+	// host's: for several hosts on one machine. NetNS names another namespace than
+	// this process's, like /proc/PID/ns/net.
 	OwnNetNS bool
+	NetNS    string
 	// Timeout is the deadline of short calls that bring none (default 30s), and
 	// JobTimeout that of calls that change a domain or make libvirt look at its
 	// emulators (default 3m); KeepAlive is how often the event connection is tried
@@ -74,18 +76,20 @@ type Driver struct {
 	host     *host // learned, forgotten when libvirtd restarts
 	consoles map[api.ID]*console
 	due      map[api.ID]*conn // starts that were not answered yet
+	moves    map[api.ID]bool  // begun by Move
 }
 
 var (
 	_         hypervisor.Driver    = (*Driver)(nil)
 	_         hypervisor.Forgetter = (*Driver)(nil)
+	_         hypervisor.Migrator  = (*Driver)(nil)
 	errClosed                      = fmt.Errorf("%w: the driver is closed", hypervisor.ErrUnknown)
 )
 
 // New makes the driver and keeps it connected in the background; libvirtd need
 // not be there yet.
 func New(cfg Config) *Driver {
-	d := &Driver{cfg: cfg.withDefaults(), consoles: map[api.ID]*console{}, due: map[api.ID]*conn{}}
+	d := &Driver{cfg: cfg.withDefaults(), consoles: map[api.ID]*console{}, due: map[api.ID]*conn{}, moves: map[api.ID]bool{}}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	d.queries = newLink(2, d.connect)
 	d.jobs = newLink(4, d.connect)
@@ -215,18 +219,35 @@ func (d *Driver) Destroy(ctx context.Context, id api.ID) error {
 	return err
 }
 
-// Pause stops the CPUs; a domain that is paused stays so.
+// Pause stops the CPUs; a domain that is paused stays so. One that came in is
+// the user's from then on.
 func (d *Driver) Pause(ctx context.Context, id api.ID) error {
-	return d.verb(ctx, id, (*golibvirt.Libvirt).DomainSuspend)
+	got, err := d.here(ctx, id)
+	if err != nil {
+		return err
+	}
+	to := movedTaken
+	if got.State != api.StatePaused {
+		to = ""
+	}
+	if err := d.verb(ctx, id, (*golibvirt.Libvirt).DomainSuspend); err != nil {
+		return err
+	}
+	return d.mark(ctx, id, to)
 }
 
 // Resume lets the CPUs run; a domain that runs goes on.
 func (d *Driver) Resume(ctx context.Context, id api.ID) error {
-	got, err := d.Get(ctx, id)
-	if err != nil || got.State == api.StateRunning {
+	got, err := d.here(ctx, id)
+	if err != nil {
 		return err
 	}
-	return d.verb(ctx, id, (*golibvirt.Libvirt).DomainResume)
+	if got.State != api.StateRunning {
+		if err := d.verb(ctx, id, (*golibvirt.Libvirt).DomainResume); err != nil {
+			return err
+		}
+	}
+	return d.mark(ctx, id, "")
 }
 
 // Reboot asks the guest by ACPI.
@@ -300,6 +321,9 @@ func (d *Driver) view(ctx context.Context, dom golibvirt.Domain) (hypervisor.Dom
 		Epoch: api.Epoch(s.meta.Epoch), SpecVersion: s.meta.Version,
 	}
 	out.State, out.Reason = stateOf(s.state, s.reason)
+	if s.meta.MovedIn == movedWaiting {
+		out.Reason = movedReason(out.State, out.Reason)
+	}
 	out.PID, out.StartTime = d.process(id)
 	return out, nil
 }
@@ -329,13 +353,18 @@ func (d *Driver) SetEpoch(ctx context.Context, id api.ID, e api.Epoch) error {
 			return err
 		}
 		m.ID, m.Epoch = id.String(), uint64(e)
-		text, err := xml.Marshal(xmlVM{metadataBody: m})
-		if err != nil {
-			return err
-		}
-		return l.DomainSetMetadata(dom, int32(golibvirt.DomainMetadataElement), golibvirt.OptString{string(text)},
-			golibvirt.OptString{"nova"}, golibvirt.OptString{Namespace}, golibvirt.DomainAffectLive)
+		return setMetadata(l, dom, m)
 	})
+}
+
+// setMetadata replaces NovaCron's element in the running domain.
+func setMetadata(l *golibvirt.Libvirt, dom golibvirt.Domain, m metadataBody) error {
+	text, err := xml.Marshal(xmlVM{metadataBody: m})
+	if err != nil {
+		return err
+	}
+	return l.DomainSetMetadata(dom, int32(golibvirt.DomainMetadataElement), golibvirt.OptString{string(text)},
+		golibvirt.OptString{"nova"}, golibvirt.OptString{Namespace}, golibvirt.DomainAffectLive)
 }
 
 // Events subscribes. Subscribe first, then list; EventReconnect comes whenever

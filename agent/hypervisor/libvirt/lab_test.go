@@ -64,7 +64,7 @@ func newLab(t *testing.T, asUser bool) *lab {
 	must.NoError(t, err)
 	must.NoError(t, os.Chmod(dir, 0o755))
 	l := &lab{dir: dir, socket: dir + "/run/libvirt/libvirt-sock", logDir: dir + "/var/log/libvirt/qemu"}
-	for _, d := range []string{"etc/libvirt/qemu", "var/lib/libvirt", "var/log/libvirt/qemu", "var/cache/libvirt", "run/lock"} {
+	for _, d := range []string{"etc/libvirt/qemu", "var/lib/libvirt", "var/log/libvirt/qemu", "var/cache/libvirt", "run/lock", "run/nova"} {
 		must.NoError(t, os.MkdirAll(filepath.Join(dir, d), 0o755))
 	}
 	write := func(name, text string) {
@@ -157,8 +157,9 @@ func (l *lab) stop(t *testing.T) {
 	}
 	end(l.holder)
 	if t.Failed() && os.Getenv("NOVA_LIBVIRT_LOG") != "" {
-		for _, name := range []string{"libvirtd.out", "virtlogd.out"} {
-			b, _ := os.ReadFile(filepath.Join(l.dir, name))
+		logs, _ := filepath.Glob(l.logDir + "/nova-*[0-9a-f].log")
+		for _, name := range append(logs, l.dir+"/libvirtd.out", l.dir+"/virtlogd.out") {
+			b, _ := os.ReadFile(name)
 			t.Logf("%s:\n%s", name, b)
 		}
 	}

@@ -2,6 +2,7 @@ package libvirt
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -52,8 +53,8 @@ func (d *Driver) scan(id api.ID, first bool) ([]int, error) {
 		return nil, err
 	}
 	home := ""
-	if d.cfg.OwnNetNS {
-		if home, err = os.Readlink(filepath.Join(proc, "self/ns/net")); err != nil {
+	if d.cfg.OwnNetNS || d.cfg.NetNS != "" {
+		if home, err = os.Readlink(cmp.Or(d.cfg.NetNS, filepath.Join(proc, "self/ns/net"))); err != nil {
 			return nil, err
 		}
 	}

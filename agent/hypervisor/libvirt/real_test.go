@@ -192,7 +192,7 @@ func foreign(t *testing.T, l *lab) {
 
 // A QEMU that libvirt has lost is no absence.
 func lostProcess(t *testing.T, l *lab) {
-	d := l.driver(t, nil)
+	d := l.driver(t, func(c *libvirt.Config) { c.NetNS = "" })
 	id := api.NewID()
 	lost := exec.Command("/bin/sh")
 	lost.Args = []string{"qemu", "-c", "read x", "-uuid", id.String()}
@@ -204,7 +204,7 @@ func lostProcess(t *testing.T, l *lab) {
 	m := named(l.machine(t))
 	m.ID = id
 	must.ErrorIs(t, d.Start(t.Context(), m, true), hypervisor.ErrExists)
-	narrow := l.driver(t, func(c *libvirt.Config) { c.OwnNetNS = true })
+	narrow := l.driver(t, func(c *libvirt.Config) { c.OwnNetNS, c.NetNS = true, "" })
 	must.ErrorIs(t, narrow.Attest(t.Context(), id), hypervisor.ErrExists, must.Sprint("it is in this network namespace"))
 	must.NoError(t, in.Close())
 	_ = lost.Wait()

@@ -51,19 +51,10 @@ func (d *Driver) Stats(ctx context.Context, id api.ID) (*api.VMStats, error) {
 
 // statsOf reads libvirt's typed parameters.
 func statsOf(params []golibvirt.TypedParam, names map[string]string) *api.VMStats {
-	n := map[string]int64{}
+	n := numbersOf(params)
 	text := map[string]string{}
 	for _, p := range params {
-		switch v := p.Value.I.(type) {
-		case int32:
-			n[p.Field] = int64(v)
-		case uint32:
-			n[p.Field] = int64(v)
-		case int64:
-			n[p.Field] = v
-		case uint64:
-			n[p.Field] = int64(v)
-		case string:
+		if v, ok := p.Value.I.(string); ok {
 			text[p.Field] = v
 		}
 	}
@@ -90,4 +81,24 @@ func statsOf(params []golibvirt.TypedParam, names map[string]string) *api.VMStat
 		})
 	}
 	return s
+}
+
+// numbers are typed parameters that are numbers, by name.
+type numbers map[string]int64
+
+func numbersOf(params []golibvirt.TypedParam) numbers {
+	n := numbers{}
+	for _, p := range params {
+		switch v := p.Value.I.(type) {
+		case int32:
+			n[p.Field] = int64(v)
+		case uint32:
+			n[p.Field] = int64(v)
+		case int64:
+			n[p.Field] = v
+		case uint64:
+			n[p.Field] = int64(v)
+		}
+	}
+	return n
 }

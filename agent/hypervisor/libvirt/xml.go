@@ -48,6 +48,9 @@ type metadataBody struct {
 	Epoch      uint64 `xml:"epoch"`
 	Version    uint64 `xml:"version"`
 	Generation uint64 `xml:"generation"`
+	// MovedIn: the domain came by a migration and has not run here since. Move
+	// writes it into the destination's XML.
+	MovedIn movedIn `xml:"moved-in,omitempty"`
 	// Disks say which name in the spec a device of the guest has.
 	Disks []xmlVMDisk `xml:"disk"`
 }

@@ -55,7 +55,7 @@ func (d *Driver) Fingerprint(ctx context.Context) (api.DriverInfo, error) {
 		info.Machines = []string{"sim"}
 		info.Firmware = []string{string(api.FirmwareBIOS), string(api.FirmwareUEFI)}
 		info.CPUModels = []string{"sim"}
-		info.Can = []string{"console", "pause", "start-paused"}
+		info.Can = []string{"console", "pause", "start-paused", "migrate"}
 		return nil
 	})
 	if err != nil {
@@ -95,7 +95,7 @@ func (h *Host) start(m *hypervisor.Machine, paused bool) error {
 	now := time.Now()
 	c := *m
 	c.Disks, c.NICs = slices.Clone(m.Disks), slices.Clone(m.NICs)
-	dom := &domain{machine: c, epoch: m.Epoch, pid: h.nextPID, started: now, booted: now}
+	dom := &domain{machine: c, epoch: m.Epoch, pid: h.nextPID, started: now, booted: now, dirty: h.opts.DirtyRate}
 	if paused {
 		dom.pause("starting-up")
 	} else {
@@ -176,10 +176,13 @@ func (d *Driver) Destroy(ctx context.Context, id api.ID) error {
 	})
 }
 
-// Pause stops the guest's CPUs; a paused guest stays so.
+// Pause stops the guest's CPUs; a paused guest stays so, and is the user's.
 func (d *Driver) Pause(ctx context.Context, id api.ID) error {
 	return d.change(ctx, "pause", id, hypervisor.EventPaused, func(dom *domain) bool {
 		if dom.state == api.StatePaused {
+			if dom.reason == hypervisor.ReasonComplete {
+				dom.reason = "user"
+			}
 			return false
 		}
 		if dom.timer != nil {
@@ -226,7 +229,13 @@ func (d *Driver) change(ctx context.Context, verb string, id api.ID, kind hyperv
 	h := d.host
 	return d.call(ctx, verb, id, func() error {
 		changed := false
-		err := h.with(id, func(dom *domain) error { changed = f(dom); return nil })
+		err := h.with(id, func(dom *domain) error {
+			if dom.in != nil || dom.job != nil && dom.job.final {
+				return errMoving()
+			}
+			changed = f(dom)
+			return nil
+		})
 		if changed {
 			h.publish(hypervisor.Event{Kind: kind, ID: id, Reason: "user"})
 		}
@@ -295,7 +304,9 @@ func (d *Driver) Console(ctx context.Context, id api.ID) (io.ReadWriteCloser, er
 			if dom.hub == nil {
 				var hub *hypervisor.Hub
 				hub = hypervisor.NewHub(func(p []byte) (int, error) { return len(p), echo(hub, p) })
-				hub.Write(banner(dom))
+				if !dom.moved { // it was shown elsewhere
+					hub.Write(banner(dom))
+				}
 				dom.hub = hub
 			}
 			rw = dom.hub.Attach(ctx)

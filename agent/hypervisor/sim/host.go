@@ -5,12 +5,16 @@
 // Promises: it passes the same conformance suite as the real driver. The Host
 // outlives its Drivers, so closing a driver and making another on the same host
 // is an agent restart. All delays run on package time's clock, which
-// testing/synctest makes virtual.
+// testing/synctest makes virtual. Guests move between hosts over real byte
+// streams: what is sent is what arrives, or the move fails.
 //
 // What does not belong: policy; anything that a real hypervisor could not do.
 package sim
 
 import (
+	"cmp"
+	"context"
+	"net"
 	"sync"
 	"time"
 
@@ -28,12 +32,28 @@ type Options struct {
 	ShutdownDelay time.Duration
 	// IgnoreACPI makes guests deaf to Shutdown and Reboot.
 	IgnoreACPI bool
+
+	// Control is the path of the hypervisor's socket, /run/nova-sim.sock if empty.
+	// Dial and Listen connect moves and wait for them; UNIX sockets if nil.
+	Control string
+	Dial    func(ctx context.Context, path string) (net.Conn, error)
+	Listen  func(path string) (net.Listener, error)
+	// Resident is how much of a guest's memory is really sent when it moves, 1 MiB
+	// if 0; never more than it has.
+	Resident api.Bytes
+	// Rate is how fast moves send, in bytes for each second; 0: as fast as they can.
+	Rate api.Bytes
+	// DirtyRate is how much memory guests write each second, until SetDirtyRate.
+	DirtyRate api.Bytes
 }
 
 // Host is a simulated machine with its running guests.
 type Host struct {
-	opts Options
-	bus  hypervisor.Bus
+	opts   Options
+	bus    hypervisor.Bus
+	ctx    context.Context // ends with Close
+	cancel context.CancelCauseFunc
+	wg     sync.WaitGroup
 
 	mu      sync.Mutex
 	domains map[api.ID]*domain
@@ -42,6 +62,8 @@ type Host struct {
 	down    bool
 	nextPID int
 	boots   int
+	disks   map[string][]byte                     // contents, by path
+	lives   map[*context.CancelCauseFunc]struct{} // moves under way
 }
 
 type domain struct {
@@ -56,11 +78,28 @@ type domain struct {
 	since   time.Time // running since, zero while paused
 	hub     *hypervisor.Hub
 	timer   *time.Timer // a shutdown under way
+	dirty   api.Bytes   // written each second
+	job     *job        // it is being moved away
+	in      *incoming   // it is coming in
+	moved   bool        // it has come in
+	inert   bool        // and has not run here
+	came    *hypervisor.MoveStats
 }
 
-// NewHost makes a machine without guests.
+// NewHost makes a machine without guests. It has to be closed only if it serves,
+// or moves guests.
 func NewHost(o Options) *Host {
-	return &Host{opts: o, domains: map[api.ID]*domain{}, exits: map[api.ID]string{}, nextPID: 1000}
+	o.Control = cmp.Or(o.Control, "/run/nova-sim.sock")
+	o.Resident = cmp.Or(o.Resident, api.MiB)
+	if o.Dial == nil {
+		o.Dial = dialUNIX
+	}
+	if o.Listen == nil {
+		o.Listen = listenUNIX
+	}
+	h := &Host{opts: o, domains: map[api.ID]*domain{}, exits: map[api.ID]string{}, disks: map[string][]byte{}, nextPID: 1000}
+	h.ctx, h.cancel = context.WithCancelCause(context.Background())
+	return h
 }
 
 // Len returns how many guests there are, running or paused.
@@ -78,11 +117,20 @@ func (h *Host) Domains() []hypervisor.Domain {
 }
 
 // SetDown makes the hypervisor stop answering, or answer again. The guests run
-// on. When it comes back, subscribers get EventReconnect.
+// on; moves are cut, and those that were handing the guest over stay so. When it
+// comes back, subscribers get EventReconnect.
 func (h *Host) SetDown(down bool) {
 	h.mu.Lock()
 	was := h.down
 	h.down = down
+	if down {
+		for end := range h.lives {
+			(*end)(errDown)
+		}
+		for _, d := range h.domains {
+			d.came = nil
+		}
+	}
 	h.mu.Unlock()
 	if was && !down {
 		h.bus.Publish(hypervisor.Event{Kind: hypervisor.EventReconnect})
@@ -150,6 +198,12 @@ func (h *Host) remove(id api.ID, d *domain) {
 	if d.hub != nil {
 		d.hub.Close(nil)
 	}
+	if d.job != nil {
+		d.job.end(errGone)
+	}
+	if d.in != nil {
+		d.in.end(errGone)
+	}
 }
 
 // publish loses events while the hypervisor is down, as a broken connection does.
@@ -187,5 +241,5 @@ func (d *domain) pause(reason string) {
 }
 
 func (d *domain) run(reason string) {
-	d.state, d.reason, d.since = api.StateRunning, reason, time.Now()
+	d.state, d.reason, d.since, d.inert = api.StateRunning, reason, time.Now(), false
 }

@@ -41,7 +41,7 @@ func (p *Pool) Create(ctx context.Context, v *api.Volume, src *storage.Source) (
 	if h, err := p.Open(ctx, v); !errors.Is(err, fs.ErrNotExist) {
 		return h, err
 	}
-	err = p.create(ctx, v, src)
+	err = p.create(v, src, func(name string, r *record) error { return p.fill(ctx, name, r, src) })
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
 		err = api.Errorf(api.CodePoolFull, "pool %s is full", p.cfg.Name)
 	}
@@ -51,14 +51,15 @@ func (p *Pool) Create(ctx context.Context, v *api.Volume, src *storage.Source) (
 	return p.Open(ctx, v)
 }
 
-func (p *Pool) create(ctx context.Context, v *api.Volume, src *storage.Source) error {
+// create makes a volume whose content fill writes under a temporary name.
+func (p *Pool) create(v *api.Volume, src *storage.Source, fill func(name string, r *record) error) error {
 	r := record{Format: v.Format, Size: v.Size}
 	if src != nil {
 		r.Size = max(v.Size, src.VirtualSize)
 	}
 	name := tmp + v.ID.String() + "-" + rand.Text() + "." + v.Format
 	defer p.root.Remove(name) // its second name is the volume
-	if err := p.fill(ctx, name, &r, src); err != nil {
+	if err := fill(name, &r); err != nil {
 		return err
 	}
 	f, err := p.root.OpenFile(name, os.O_RDWR, 0)

@@ -14,6 +14,7 @@ import (
 	"io/fs"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/novacron/novacron/agent/storage"
 	"github.com/novacron/novacron/api"
@@ -29,6 +30,7 @@ type Pool struct {
 
 	mu      sync.Mutex
 	volumes map[api.ID]volume
+	aside   map[api.ID]time.Time // until when
 	fault   func(verb string, id api.ID) error
 }
 
@@ -36,7 +38,7 @@ var _ storage.Pool = (*Pool)(nil)
 
 // New makes an empty pool.
 func New(name string, capacity api.Bytes) *Pool {
-	return &Pool{name: name, uuid: api.NewID(), capacity: capacity, volumes: map[api.ID]volume{}}
+	return &Pool{name: name, uuid: api.NewID(), capacity: capacity, volumes: map[api.ID]volume{}, aside: map[api.ID]time.Time{}}
 }
 
 // NewShared makes a pool that several simulated nodes may use at once.

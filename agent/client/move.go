@@ -1,0 +1,431 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/novacron/novacron/agent/hypervisor"
+	"github.com/novacron/novacron/agent/storage"
+	"github.com/novacron/novacron/api"
+)
+
+// Tunnels carries migrations between nodes (agent/migrate).
+type Tunnels interface {
+	// Expect lets the tunnels of a migration in until the closer is closed.
+	Expect(migration, from api.ID, secret api.ID, control string) (io.Closer, error)
+	// Open makes the sockets of a migration that goes out, until it is closed or
+	// the context ends.
+	Open(ctx context.Context, migration, to api.ID, address string, secret api.ID, o api.MigrationOptions) (Tunnel, error)
+}
+
+// Tunnel is the source's end of a migration.
+type Tunnel interface {
+	Control() string // paths of its sockets, see hypervisor.Move
+	Memory() string
+	Disks() string
+	Sent() api.Bytes // over the wire so far
+	Close() error
+}
+
+// progressEvery is how often a move that goes out is sampled.
+const progressEvery = time.Second
+
+// part is what is known only now of a VM's part in a migration.
+type part struct {
+	mu       sync.Mutex
+	order    *api.MoveOrder
+	gate     io.Closer           // destination: the tunnel's
+	machine  *hypervisor.Machine // destination: as it shall come in
+	cancel   context.CancelFunc  // of the copy under way
+	progress *api.MigrationProgress
+	last     api.MoveReport // last told
+}
+
+func (p *part) get() *api.MoveOrder {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.order
+}
+
+// end ends the copy under way.
+func (p *part) end() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cancel != nil {
+		p.cancel()
+	}
+}
+
+// begin makes the context of a copy, which ends with the client too.
+func (p *part) begin(c *Client) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(c.ctx)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.cancel, p.progress = cancel, nil
+	return ctx, func() {
+		cancel()
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.cancel = nil
+	}
+}
+
+// shut closes the gate.
+func (p *part) shut() error {
+	p.mu.Lock()
+	gate := p.gate
+	p.gate, p.machine = nil, nil
+	p.mu.Unlock()
+	if gate == nil {
+		return nil
+	}
+	return gate.Close()
+}
+
+// giveMoves hands a batch's parts in migrations to their VMs.
+func (c *Client) giveMoves(b *api.OrderBatch) {
+	for _, o := range b.Moves {
+		g := o.Migration
+		if g == nil || g.From != c.cfg.Node.ID && g.To != c.cfg.Node.ID {
+			continue
+		}
+		for !c.giveMove(o) { // forgotten just now: made anew
+			if c.ctx.Err() != nil {
+				return
+			}
+		}
+	}
+}
+
+func (c *Client) giveMove(o *api.MoveOrder) bool {
+	g := o.Migration
+	v := c.find(g.VMID)
+	if v == nil && !g.Phase.Open() { // it is over, and nothing of it is here
+		c.reports.move(g.VMID, api.MoveReport{Migration: g.ID, State: api.EndAbsent, Attempt: g.Attempts, Clean: true, BootID: c.env().boot})
+		return true
+	}
+	v = c.vm(g.VMID)
+	v.part.mu.Lock()
+	v.part.order = o
+	v.part.mu.Unlock()
+	return v.post(event{kind: evMove, move: moveOrderOf(g, c.cfg.Node.ID)})
+}
+
+// tellMove reports what a step changed of the part in a migration.
+func (v *vm) tellMove(m machine, ev event) {
+	r, ok := m.moveReport(v.c.env().boot)
+	if !ok {
+		if ev.kind == evMoveKnown {
+			v.part.mu.Lock()
+			v.part.order, v.part.last = nil, api.MoveReport{}
+			v.part.mu.Unlock()
+			v.c.forget(v.id, m.Epoch)
+		}
+		return
+	}
+	v.part.mu.Lock()
+	same := r == v.part.last
+	v.part.last = r
+	v.part.mu.Unlock()
+	if !same {
+		v.c.log.Info("migration", "vm", v.id, "name", m.Name, "migration", r.Migration, "state", r.State, "attempt", r.Attempt,
+			"failed", r.Failed, "message", r.Message, "clean", r.Clean)
+		v.c.reports.move(v.id, r)
+	}
+}
+
+// resendMoves reports every part in a migration anew.
+func (c *Client) resendMoves() {
+	for _, v := range c.all() {
+		v.mu.Lock()
+		r, ok := v.m.moveReport(c.env().boot)
+		v.mu.Unlock()
+		if ok {
+			c.reports.move(v.id, r)
+		}
+	}
+}
+
+var errNoPart = api.Errorf(api.CodeState, "the servers have not told this node its part in the migration yet")
+
+// performMove makes one call of a move.
+func (v *vm) performMove(o op, m machine) error {
+	order := v.part.get()
+	if order == nil {
+		return errNoPart
+	}
+	switch o {
+	case opMoveIn:
+		return v.receive(order)
+	case opMovePull:
+		return v.pull(order)
+	case opMoveOut:
+		return v.send(order, m)
+	case opMoveEnd:
+		return v.endSend()
+	case opMoveAttest:
+		return v.c.op(func(ctx context.Context) error { return v.c.cfg.Driver.Attest(ctx, v.id) })
+	case opMoveClean:
+		return v.cleanMove(order, m)
+	}
+	return fmt.Errorf("no such op %d", o)
+}
+
+// receive prepares the destination: everything but what is copied, and the
+// volumes that the copy fills.
+func (v *vm) receive(o *api.MoveOrder) error {
+	if o.VM == nil || o.VM.Spec == nil {
+		return errNoPart
+	}
+	if err := v.part.shut(); err != nil {
+		return err
+	}
+	g := o.Migration
+	m, err := v.c.prepareOrder(o.VM, func(ctx context.Context, vol *api.Volume, images []*api.Image) (storage.Handle, error) {
+		p := v.c.cfg.Pools[vol.Pool]
+		switch {
+		case p == nil:
+			return storage.Handle{}, api.Errorf(api.CodeStorage, "this node has no pool %q", vol.Pool)
+		case !slices.Contains(g.Volumes, vol.ID): // shared: it must be the same one
+			h, err := p.Open(ctx, vol)
+			if errors.Is(err, fs.ErrNotExist) {
+				err = api.Errorf(api.CodeStorage, "the shared pool %q does not show volume %s on this node", vol.Pool, vol.Name)
+			}
+			return h, err
+		case g.Mode == api.MigrateCold:
+			return storage.Handle{Path: "/nonexistent/" + vol.ID.String(), Format: vol.Format}, nil // comes whole
+		}
+		h, err := p.Open(ctx, vol)
+		if errors.Is(err, fs.ErrNotExist) {
+			h, err = v.c.createVolume(ctx, p, vol, images)
+		}
+		return h, err
+	})
+	if err != nil || g.Mode == api.MigrateCold {
+		return err
+	}
+	m.Epoch, m.SpecVersion, m.Generation = g.Epoch, o.VM.SpecVersion, 0
+	d, ok := v.c.cfg.Driver.(hypervisor.Migrator)
+	if !ok || v.c.cfg.Moves == nil {
+		return api.Errorf(api.CodeUnsupported, "this node cannot take in running guests")
+	}
+	gate, err := v.c.cfg.Moves.Expect(g.ID, g.From, g.Secret, d.ControlSocket())
+	if err != nil {
+		return err
+	}
+	v.part.mu.Lock()
+	v.part.gate, v.part.machine = gate, m
+	v.part.mu.Unlock()
+	return nil
+}
+
+// moveTarget is what a source must know of the destination's machine.
+type moveTarget struct {
+	Machine *hypervisor.Machine
+	Copy    []string // names of the disks to copy
+}
+
+// target tells the source how the guest shall come in.
+func (v *vm) target(from api.ID) ([]byte, error) {
+	v.part.mu.Lock()
+	defer v.part.mu.Unlock()
+	o, m := v.part.order, v.part.machine
+	if o == nil || m == nil || o.Migration.From != from || o.VM == nil {
+		return nil, api.Errorf(api.CodeState, "this node does not expect that guest")
+	}
+	t := moveTarget{Machine: m}
+	for i, vol := range o.VM.Volumes {
+		if slices.Contains(o.Migration.Volumes, vol.ID) {
+			t.Copy = append(t.Copy, m.Disks[i].Name)
+		}
+	}
+	return json.Marshal(t)
+}
+
+// send moves the guest to the destination and returns when it is gone here, or
+// goes on here, or nobody can tell.
+func (v *vm) send(o *api.MoveOrder, m machine) (err error) {
+	g := o.Migration
+	d, ok := v.c.cfg.Driver.(hypervisor.Migrator)
+	if !ok || v.c.cfg.Moves == nil {
+		return api.Errorf(api.CodeUnsupported, "this node cannot send running guests")
+	}
+	ctx, done := v.part.begin(v.c)
+	defer done()
+	var chunk api.Chunk
+	if err := v.c.cfg.Peer(o.Peer).Call(ctx, "Agent.MoveTarget", &api.GetRequest{Key: g.VMID.String()}, &chunk); err != nil {
+		return failedMove("the destination cannot be asked: %v", err)
+	}
+	var t moveTarget
+	if err := json.Unmarshal(chunk.Data, &t); err != nil || t.Machine == nil {
+		return failedMove("the destination's answer cannot be read")
+	}
+	tunnel, err := v.c.cfg.Moves.Open(ctx, g.ID, g.To, o.Peer, g.Secret, g.Options)
+	if err != nil {
+		return failedMove("the tunnel cannot be opened: %v", err)
+	}
+	defer func() { err = errors.Join(err, tunnel.Close()) }()
+	if m.Move.Paused {
+		if err := d.Pause(ctx, v.id); err != nil {
+			return failedMove("the guest cannot be paused: %v", err)
+		}
+	}
+	move := &hypervisor.Move{
+		Control: tunnel.Control(), Memory: tunnel.Memory(), Machine: t.Machine, Copy: t.Copy, Bandwidth: g.Options.Bandwidth,
+		MaxDowntime: g.Options.MaxDowntime, AutoConverge: g.Options.AutoConverge,
+	}
+	if move.MaxDowntime == 0 {
+		move.MaxDowntime = api.DefaultMaxDowntime
+	}
+	if len(t.Copy) > 0 {
+		move.Disks = tunnel.Disks()
+	}
+	gaveUp := make(chan error, 1)
+	watched := make(chan struct{})
+	stop, stopped := context.WithCancel(ctx)
+	v.c.spawn(func() {
+		defer close(watched)
+		v.watchSend(stop, d, g, tunnel, done, gaveUp)
+	})
+	err = d.Move(ctx, v.id, move)
+	stopped()
+	<-watched
+	select {
+	case why := <-gaveUp:
+		if err != nil && !errors.Is(err, hypervisor.ErrUnknown) {
+			return why
+		}
+	default:
+	}
+	return err
+}
+
+func failedMove(format string, args ...any) *api.Error {
+	return api.Errorf(api.CodeMigration, format, args...)
+}
+
+// watchSend samples a move until it ends, and climbs the ladder.
+func (v *vm) watchSend(ctx context.Context, d hypervisor.Migrator, g *api.Migration, t Tunnel, cancel func(), gaveUp chan<- error) {
+	l := newLadder(g.Options)
+	tick := time.NewTicker(progressEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		s, err := d.MoveStats(ctx, v.id)
+		if err != nil {
+			continue // not begun yet, or no answer: the next tick
+		}
+		v.part.note(g.ID, s, t.Sent(), l.rung)
+		if g.Mode == api.MigrateWarm {
+			continue
+		}
+		c := l.step(s)
+		switch {
+		case c.downtime > 0:
+			v.c.log.Info("a move does not converge: the guest may stand still for longer", "vm", v.id, "downtime", c.downtime)
+			err = d.SetMoveLimits(ctx, v.id, 0, c.downtime)
+		case c.pause:
+			v.c.log.Info("a move does not converge: the guest is paused for it", "vm", v.id)
+			err = d.Pause(ctx, v.id)
+		case c.giveUp:
+			gaveUp <- failedMove("the guest writes memory faster (%s/s) than it can be sent (%s/s)", s.DirtyRate, s.Rate).
+				WithHint("allow a longer downtime, auto-converge, or move it warm")
+			cancel()
+			return
+		}
+		if err != nil {
+			v.c.log.Warn("the ladder of a move", "vm", v.id, "error", err)
+		}
+	}
+}
+
+// note keeps the newest sample.
+func (p *part) note(id api.ID, s hypervisor.MoveStats, wire api.Bytes, rung string) {
+	g := &api.MigrationProgress{
+		ID: id, Time: api.TimeOf(time.Now()), Total: s.Total, Done: s.Done, Remaining: s.Remaining, Rate: s.Rate, DirtyRate: s.DirtyRate,
+		Downtime: s.Downtime, Throttle: s.Throttle, Passes: s.Passes, Elapsed: s.Elapsed, Wire: wire, Rung: rung,
+	}
+	if all := s.Done + s.Remaining; all > 0 {
+		g.Percent = 100 * float64(s.Done) / float64(all)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.progress = g
+}
+
+// endSend ends a copy that an earlier agent began. Its tunnel went with it.
+func (v *vm) endSend() error {
+	d, ok := v.c.cfg.Driver.(hypervisor.Migrator)
+	if !ok {
+		return nil
+	}
+	return v.c.op(func(ctx context.Context) error {
+		err := d.AbortMove(ctx, v.id)
+		if errors.Is(err, hypervisor.ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if _, err := d.MoveStats(ctx, v.id); err == nil {
+			return hypervisor.ErrUnknown // it has not ended yet
+		}
+		return nil
+	})
+}
+
+// cleanMove takes away what a move has left here. A destination that did not
+// become the owner removes the volumes that it made; a source whose VM has gone
+// sets the old ones aside.
+func (v *vm) cleanMove(o *api.MoveOrder, m machine) error {
+	err := v.part.shut()
+	g := o.Migration
+	switch {
+	case m.foreign():
+		if m.Move.Made {
+			err = errors.Join(err, v.eachVolume(g, o, func(ctx context.Context, p storage.Pool, vol *api.Volume) error { return p.Delete(ctx, vol) }))
+		}
+		err = errors.Join(err, v.c.cleanup(v.id))
+	case !m.Move.In && (m.Move.Phase == api.MigrationCommitted || m.Move.Phase == api.MigrationDone):
+		err = errors.Join(err, v.eachVolume(g, o, func(ctx context.Context, p storage.Pool, vol *api.Volume) error {
+			return p.Quarantine(ctx, vol, time.Now().Add(v.c.cfg.Quarantine))
+		}))
+	}
+	return err
+}
+
+// eachVolume runs f for the volumes that a migration moves. Their pools and
+// formats are those of the order, or of the journal's.
+func (v *vm) eachVolume(g *api.Migration, o *api.MoveOrder, f func(context.Context, storage.Pool, *api.Volume) error) error {
+	if len(g.Volumes) == 0 {
+		return nil
+	}
+	order := o.VM
+	if order == nil {
+		var err error
+		if order, err = v.c.journal.order(v.id); err != nil {
+			return err
+		}
+	}
+	if order == nil {
+		return nil
+	}
+	var errs []error
+	for _, vol := range order.Volumes {
+		if p := v.c.cfg.Pools[vol.Pool]; p != nil && slices.Contains(g.Volumes, vol.ID) {
+			errs = append(errs, f(v.c.callCtx, p, vol))
+		}
+	}
+	return errors.Join(errs...)
+}

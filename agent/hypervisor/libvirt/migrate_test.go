@@ -1,0 +1,230 @@
+package libvirt_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/shoenig/test/must"
+
+	"github.com/novacron/novacron/agent/hypervisor"
+	"github.com/novacron/novacron/agent/hypervisor/conformance"
+	"github.com/novacron/novacron/agent/hypervisor/libvirt"
+	"github.com/novacron/novacron/api"
+)
+
+// TestMigration moves guests between two hosts with a libvirtd each.
+func TestMigration(t *testing.T) {
+	a, b := newLab(t, false), newLab(t, false)
+	conformance.RunMigrator(t, pair(a, b))
+	t.Run("moves that libvirt refuses", func(t *testing.T) { refused(t, a, b) })
+	t.Run("a machine with everything", func(t *testing.T) { everything(t, a, b) })
+	t.Run("a destination's process that dies", func(t *testing.T) { dies(t, a, b) })
+	t.Run("a libvirtd that hangs", func(t *testing.T) { hangs(t, a, b) })
+}
+
+// refused: what libvirt says is an error with a hint, and the guest runs on.
+func refused(t *testing.T, a, b *lab) {
+	from, to := a.driver(t, nil), b.driver(t, nil)
+	m := named(a.shared(t))
+	must.NoError(t, from.Start(t.Context(), m, false))
+	boots(t, from, m.ID)
+	for _, c := range []struct {
+		name   string
+		change func(*conformance.Link)
+	}{
+		{"no disk there", func(l *conformance.Link) { l.Machine.Disks[0].Path = filepath.Join(b.dir, "none.raw") }},
+		{"no bridge there", func(l *conformance.Link) { l.Machine.NICs[0].Bridge = "none0" }},
+		{"no socket for memory", func(l *conformance.Link) { l.Memory = "/run/nova/none.mem" }},
+		{"no folder for memory", func(l *conformance.Link) { l.Memory = "/run/none/none.mem" }},
+		{"no control socket", func(l *conformance.Link) { l.Control = "/run/nova/none.ctl" }},
+		{"to itself", func(l *conformance.Link) { l.Control = a.socket }},
+	} {
+		l := newWay(t, a, b, 0o666)
+		twin := *b.twin(t, m)
+		twin.NICs = append([]hypervisor.MachineNIC(nil), m.NICs...)
+		l.Machine = &twin
+		c.change(l)
+		err := from.Move(t.Context(), m.ID, &l.Move)
+		t.Logf("%s: %v", c.name, err)
+		must.Eq(t, api.CodeMigration, api.CodeOf(err), must.Sprint(c.name))
+		var e *api.Error
+		must.True(t, errors.As(err, &e))
+		must.NotEq(t, "", e.Hint, must.Sprint(c.name))
+		got, err := from.Get(t.Context(), m.ID)
+		must.NoError(t, err)
+		must.Eq(t, api.StateRunning, got.State, must.Sprint(c.name))
+		must.NoError(t, to.Attest(t.Context(), m.ID), must.Sprint(c.name))
+	}
+	must.NoError(t, from.Destroy(t.Context(), m.ID))
+}
+
+// everything: what the guest sees is the same at both ends, down to the last
+// address, whatever the machine has.
+func everything(t *testing.T, a, b *lab) {
+	from, to := a.driver(t, nil), b.driver(t, nil)
+	m := named(a.local(t, "raw"))
+	base := m.Disks[0].Path
+	at := func(l *lab, name string) string { return filepath.Join(l.dir, "var/lib/libvirt", m.ID.Short()+name) }
+	m.Memory, m.CPU.Cores, m.VNC = 128*api.MiB, 2, true
+	m.Firmware, m.NVRAM = api.FirmwareUEFI, at(a, ".fd")
+	m.Seed = at(a, ".iso")
+	m.Disks = []hypervisor.MachineDisk{
+		{Name: "root", Path: at(a, "root.qcow2"), Format: "qcow2", Backing: base, BackingFormat: "raw"},
+		{Name: "data", Path: at(a, "data.raw"), Format: "raw", Bus: "sata"},
+		{Name: "more", Path: at(a, "more.raw"), Format: "raw", Bus: "scsi", Shared: true},
+	}
+	m.NICs = append(m.NICs, hypervisor.MachineNIC{MAC: "52:54:00:AB:00:02", Bridge: "br0", Model: "e1000", MTU: 1400})
+	twin := *m
+	twin.NVRAM, twin.Seed, twin.Epoch = at(b, ".fd"), at(b, ".iso"), 2
+	twin.Disks = append([]hypervisor.MachineDisk(nil), m.Disks...)
+	twin.Disks[0].Path, twin.Disks[1].Path = at(b, "root.qcow2"), at(b, "data.qcow2")
+	twin.Disks[1].Format = "qcow2"
+	for _, d := range []hypervisor.MachineDisk{m.Disks[0], twin.Disks[0]} {
+		image(t, "create", "-q", "-f", "qcow2", "-b", base, "-F", "raw", d.Path)
+	}
+	image(t, "create", "-q", "-f", "qcow2", twin.Disks[1].Path, "8M")
+	image(t, "convert", "-f", "raw", "-O", "raw", base, m.Disks[1].Path)
+	for _, path := range []string{m.Seed, twin.Seed, m.Disks[2].Path} {
+		must.NoError(t, os.WriteFile(path, make([]byte, 1<<20), 0o644))
+	}
+	must.NoError(t, from.Start(t.Context(), m, false))
+	seen := func(l *lab) string {
+		x := l.virsh(t, "dumpxml", "--migratable", "nova-"+m.ID.String())
+		for _, meta := range []string{"metadata", "seclabel"} {
+			x = regexp.MustCompile(`(?s)<`+meta+`[ >].*</?`+meta+`[^\n]*`).ReplaceAllString(x, "")
+		}
+		x = strings.ReplaceAll(strings.ReplaceAll(x, a.dir, "DIR"), b.dir, "DIR")
+		return strings.Join(strings.Fields(x), " ")
+	}
+	before := seen(a)
+	if out := os.Getenv("NOVA_LIBVIRT_XML"); out != "" {
+		must.NoError(t, os.WriteFile(out, []byte(a.virsh(t, "dumpxml", "--migratable", "nova-"+m.ID.String())), 0o644))
+	}
+	l := newWay(t, a, b, 0o600)
+	l.Machine, l.Copy, l.AutoConverge = &twin, []string{"root", "data"}, true
+	l.SerialLog = filepath.Join(b.logDir, "nova-"+m.ID.String()+"-serial0.log")
+	must.NoError(t, from.Move(t.Context(), m.ID, &l.Move))
+	after := seen(b)
+	after = strings.ReplaceAll(after, "type='qcow2' discard='unmap'/> <source file='DIR/var/lib/libvirt/"+m.ID.Short()+"data.qcow2'",
+		"type='raw' discard='unmap'/> <source file='DIR/var/lib/libvirt/"+m.ID.Short()+"data.raw'")
+	must.Eq(t, before, after)
+	must.Eq(t, content(t, false, m.Disks[1]), content(t, true, twin.Disks[1]))
+	_, err := os.Stat(twin.NVRAM)
+	must.NoError(t, err)
+	must.NoError(t, to.Resume(t.Context(), m.ID))
+	must.NoError(t, to.Destroy(t.Context(), m.ID))
+}
+
+// begun starts a move that stands still when the destination is incoming.
+func begun(t *testing.T, from, to *libvirt.Driver, m *hypervisor.Machine, l *conformance.Link) <-chan error {
+	t.Helper()
+	l.Hold()
+	done := make(chan error, 1)
+	go func() { done <- from.Move(t.Context(), m.ID, &l.Move) }()
+	state(t, to, m.ID, hypervisor.ReasonIncoming)
+	return done
+}
+
+// state waits for a reason to be paused, or for any state if it is empty.
+func state(t *testing.T, d *libvirt.Driver, id api.ID, reason string) hypervisor.Domain {
+	t.Helper()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for n := 0; ; n++ {
+		got, err := d.Get(t.Context(), id)
+		if err == nil && (reason == "" || got.Reason == reason) {
+			return got
+		}
+		must.Less(t, 3000, n, must.Sprintf("%+v %v", got, err))
+		<-tick.C
+	}
+}
+
+func dies(t *testing.T, a, b *lab) {
+	from, to := a.driver(t, nil), b.driver(t, nil)
+	m := named(a.shared(t))
+	must.NoError(t, from.Start(t.Context(), m, false))
+	boots(t, from, m.ID)
+	l := newWay(t, a, b, 0o666)
+	l.Machine = b.twin(t, m)
+	done := begun(t, from, to, m, l)
+	must.NoError(t, syscall.Kill(state(t, to, m.ID, "").PID, syscall.SIGKILL))
+	l.Release()
+	err := <-done
+	t.Log(err)
+	must.Eq(t, api.CodeMigration, api.CodeOf(err))
+	got, err := from.Get(t.Context(), m.ID)
+	must.NoError(t, err)
+	must.Eq(t, api.StateRunning, got.State)
+	must.NoError(t, from.Destroy(t.Context(), m.ID))
+}
+
+// hangs: a source's libvirtd that does not answer is unknown in the end, and the
+// move may all the same go on.
+func hangs(t *testing.T, a, b *lab) {
+	from := a.driver(t, func(c *libvirt.Config) { c.KeepAlive, c.Timeout = 200*time.Millisecond, 2*time.Second })
+	to := b.driver(t, nil)
+	m := named(a.shared(t))
+	must.NoError(t, a.driver(t, nil).Start(t.Context(), m, false))
+	l := newWay(t, a, b, 0o666)
+	l.Machine = b.twin(t, m)
+	done := begun(t, from, to, m, l)
+	pid := a.libvirtd.Process.Pid
+	must.NoError(t, syscall.Kill(pid, syscall.SIGSTOP))
+	must.ErrorIs(t, <-done, hypervisor.ErrUnknown)
+	must.NoError(t, syscall.Kill(pid, syscall.SIGCONT))
+	l.Release()
+	state(t, to, m.ID, hypervisor.ReasonComplete)
+	must.NoError(t, to.Destroy(t.Context(), m.ID))
+}
+
+// With Debian's own qemu.conf QEMU is not root. The destination's QEMU makes the
+// sockets for memory and disks, so their folder must be writable for it; the
+// source's connects to the one for disks by itself.
+func TestUnprivilegedMigration(t *testing.T) {
+	a, b := newLab(t, true), newLab(t, true)
+	from, to := a.driver(t, nil), b.driver(t, nil)
+	st, err := os.Stat("/var/lib/libvirt/qemu")
+	must.NoError(t, err)
+	uid, gid := int(st.Sys().(*syscall.Stat_t).Uid), int(st.Sys().(*syscall.Stat_t).Gid)
+	must.NotEq(t, 0, uid)
+	m := named(a.local(t, "qcow2"))
+	must.NoError(t, from.Start(t.Context(), m, false))
+	boots(t, from, m.ID)
+	want := content(t, false, m.Disks[0])
+	move := func(mode os.FileMode) (*conformance.Link, error) {
+		l := newWay(t, a, b, mode)
+		l.Machine = b.twin(t, m)
+		l.Copy = []string{"root"}
+		l.SerialLog = filepath.Join(b.logDir, fmt.Sprintf("%s.log", m.ID))
+		return l, from.Move(t.Context(), m.ID, &l.Move)
+	}
+	began := time.Now()
+	_, err = move(0o666)
+	t.Log("folder of root:", err, time.Since(began))
+	must.Eq(t, api.CodeMigration, api.CodeOf(err), must.Sprint("the folder there belongs to root"))
+	must.NoError(t, os.Chown(filepath.Join(b.dir, "run/nova"), uid, gid))
+	l, err := move(0o600)
+	t.Log("sockets of root:", err, time.Since(began))
+	must.NoError(t, err)
+	for _, p := range []string{l.Memory, l.Disks} {
+		for _, h := range []*lab{a, b} {
+			st, err := os.Stat(h.dir + p)
+			if err == nil {
+				t.Log(h.dir, p, st.Mode(), st.Sys().(*syscall.Stat_t).Uid)
+			} else {
+				t.Log(err)
+			}
+		}
+	}
+	must.Eq(t, want, content(t, true, l.Machine.Disks[0]))
+	must.NoError(t, to.Resume(t.Context(), m.ID))
+	must.NoError(t, to.Destroy(t.Context(), m.ID))
+}

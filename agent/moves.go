@@ -1,0 +1,116 @@
+package agent
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"io"
+	"net"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"sync/atomic"
+
+	"github.com/novacron/novacron/agent/client"
+	"github.com/novacron/novacron/agent/migrate"
+	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/cluster/rpc"
+)
+
+// gate is the door of the one port for tunnels. The port opens before client
+// mode begins: until then nobody is let in.
+type gate struct{ host atomic.Pointer[migrate.Host] }
+
+func (g *gate) serve(ctx context.Context, c net.Conn, p rpc.Peer) {
+	if h := g.host.Load(); h != nil {
+		h.Tunnel(ctx, c, p)
+		return
+	}
+	_ = c.Close() // the other end tells why it matters
+}
+
+// guestUsers are the users as which distributions run guests.
+var guestUsers = []string{"libvirt-qemu", "qemu"}
+
+// guestOwner is who makes and opens the sockets of a move: the configured user,
+// else the one that this distribution's libvirt uses. Root opens them in any case.
+func guestOwner(h *Hypervisor) (uid, gid int, err error) {
+	if h.User != "" {
+		return owner(h)
+	}
+	for _, name := range guestUsers {
+		u, err := user.Lookup(name)
+		if err != nil {
+			continue
+		}
+		uid, err := strconv.Atoi(u.Uid)
+		if err != nil {
+			return 0, 0, err
+		}
+		gid, err := strconv.Atoi(u.Gid)
+		return uid, gid, err
+	}
+	return -1, -1, nil
+}
+
+// migrateDir holds the sockets of migrations. -dev has nobody to agree with.
+func (c *Config) migrateDir() string {
+	if c.Dev && c.Client.MigrateDir == "" {
+		return filepath.Join(c.DataDir, "migrate")
+	}
+	return cmp.Or(c.Client.MigrateDir, migrate.DefaultDir)
+}
+
+// openMoves makes this node's end of the tunnels.
+func (a *Agent) openMoves(m *clientMode) (client.Tunnels, error) {
+	uid, gid, err := guestOwner(a.cfg.Client.Hypervisor)
+	if err != nil {
+		return nil, err
+	}
+	c := migrate.Config{Dir: a.cfg.migrateDir(), UID: uid, GID: gid, Logger: a.log.Logger}
+	if a.server != nil {
+		c.Dial = a.server.DialTunnel
+	} else {
+		c.Dial = a.peer.tls.DialTunnel
+	}
+	host, err := migrate.New(c)
+	if err != nil {
+		return nil, err
+	}
+	a.gate.host.Store(host)
+	m.close = append(m.close, func() error {
+		a.gate.host.Store(nil)
+		return host.Close()
+	})
+	return tunnels{host}, nil
+}
+
+// tunnels is the data plane as client mode uses it.
+type tunnels struct{ host *migrate.Host }
+
+var _ client.Tunnels = tunnels{}
+
+// token makes the tunnel's secret of the migration's.
+func token(secret api.ID) migrate.Token { return sha256.Sum256(secret[:]) }
+
+func (t tunnels) Expect(migration, from, secret api.ID, control string) (io.Closer, error) {
+	return t.host.Expect(migrate.ExpectOptions{Migration: migration, From: from, Token: token(secret), Control: control})
+}
+
+func (t tunnels) Open(ctx context.Context, migration, to api.ID, address string, secret api.ID, o api.MigrationOptions) (client.Tunnel, error) {
+	out, err := t.host.Open(ctx, migrate.OpenOptions{
+		Migration: migration, To: to, Address: address, Token: token(secret), Compression: migrate.Compression(o.Compress), Bandwidth: o.Bandwidth,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return outgoing{out}, nil
+}
+
+type outgoing struct{ *migrate.Outgoing }
+
+// Sent returns what memory and disks took of the wire.
+func (o outgoing) Sent() api.Bytes {
+	s := o.Stats()
+	return s.Memory.WireSent + s.Disks.WireSent
+}

@@ -1,0 +1,159 @@
+package fsm
+
+import "github.com/novacron/novacron/api"
+
+// The decisions of a migration: what follows from what its two ends have said.
+// Everything here is a pure function, so that a simulation can run it; the
+// commands of migration.go carry out what it says.
+//
+// The table is that of the design (cutover rule, abort rule): `committed` only
+// when the source is attested absent, or lost with evidence, and the destination
+// is complete; the destination's copy is destroyed only when the source is
+// attested to be there without a copy under way, or when nothing whole is there.
+
+// move is what is to be done about a migration.
+type move uint8
+
+const (
+	moveWait       move = iota // nothing follows yet
+	moveNext                   // to the next phase
+	moveSwitch                 // one end has attested its part
+	moveKillSource             // its guest stands still, superseded: it is to be ended
+	moveCommit                 // the destination owns the VM
+	moveAbort                  // the source goes on
+	moveKillDest               // the destination removes what it has
+	moveAborted                // the end: the source owns the VM
+	moveLost                   // the end: the guest is nowhere any more
+	moveDone                   // the end: the destination runs it, and the source is clean
+)
+
+// side is the state of an end with what the servers know of its node.
+type side struct {
+	api.MigrationEnd
+	// lost: the node is lost, with evidence: nothing runs there.
+	lost bool
+}
+
+// decideMove says what follows for a migration.
+func decideMove(m *api.Migration, src, dst side) move {
+	switch m.Phase {
+	case api.MigrationProposed:
+		return decideProposed(src, dst)
+	case api.MigrationPrepared:
+		if src.lost || dst.lost || src.Failed || dst.Failed || dst.State == api.EndAbsent {
+			return moveAbort
+		}
+	case api.MigrationCopying, api.MigrationSwitched:
+		return decideCopying(m, src, dst)
+	case api.MigrationAborting:
+		return decideAborting(m, src, dst)
+	case api.MigrationCommitted:
+		if (src.Clean || src.lost) && (dst.Clean || dst.lost) {
+			return moveDone
+		}
+	}
+	return moveWait
+}
+
+func decideProposed(src, dst side) move {
+	switch {
+	case src.lost || dst.lost || src.Failed || dst.Failed:
+		return moveAbort
+	case src.State == api.EndPresent && dst.State == api.EndReady:
+		return moveNext
+	}
+	return moveWait
+}
+
+// decideCopying is the decision table of reliability: rows are the source,
+// columns the destination.
+func decideCopying(m *api.Migration, src, dst side) move {
+	here := src.Attempt == m.Attempts
+	switch {
+	case src.lost: // fenced: nothing of it runs, or ever will
+		switch {
+		case dst.lost:
+			return moveAbort
+		case dst.State == api.EndComplete || dst.State == api.EndRunning:
+			return moveCommit // saves the guest
+		case dst.State == api.EndCopying || dst.State == api.EndReady || dst.State == api.EndAbsent:
+			return moveAbort
+		}
+	case !here && src.State != api.EndAbsent:
+		return moveWait // it speaks of an earlier attempt
+	case src.State == api.EndPresent:
+		if src.Failed || dst.lost || dst.State == api.EndRunning || dst.Failed || dst.State == api.EndAbsent {
+			return moveAbort
+		}
+	case src.State == api.EndCopying:
+		if dst.lost || dst.Failed || dst.State == api.EndAbsent || dst.State == api.EndRunning {
+			return moveAbort
+		}
+	case src.State == api.EndSwitched:
+		switch {
+		case dst.lost || dst.State == api.EndAbsent || dst.State == api.EndReady || dst.State == api.EndCopying || dst.State == api.EndUnknown:
+			// Aborted first, then the source resumes: the destination cannot run
+			// without a commit.
+			return moveAbort
+		case (dst.State == api.EndComplete || dst.State == api.EndRunning) && !m.KillSource:
+			return moveKillSource
+		}
+	case src.State == api.EndAbsent:
+		switch {
+		case dst.lost || dst.State == api.EndAbsent:
+			return moveAbort // lost on both: aborting finds that out
+		case dst.State == api.EndComplete || dst.State == api.EndRunning:
+			return moveCommit
+		case m.Phase == api.MigrationCopying:
+			return moveSwitch
+		}
+	}
+	if m.Phase == api.MigrationCopying && dst.State == api.EndComplete && !dst.lost {
+		return moveSwitch
+	}
+	return moveWait
+}
+
+// decideAborting brings a migration back to its source, or to its destination
+// when the guest turns out to be nowhere else.
+func decideAborting(m *api.Migration, src, dst side) move {
+	if m.Mode == api.MigrateCold && src.State == api.EndAbsent {
+		src.State = api.EndPresent // the VM is stopped: nothing of it can be lost
+	}
+	whole := (dst.State == api.EndComplete || dst.State == api.EndRunning) && !dst.lost
+	gone := dst.Clean || dst.lost
+	switch {
+	case src.lost:
+		if whole && !m.KillDest {
+			return moveCommit
+		}
+		if gone {
+			return moveAborted
+		}
+		return orderKill(m)
+	case src.State == api.EndAbsent:
+		if whole && !m.KillDest {
+			return moveCommit
+		}
+		if gone {
+			return moveLost
+		}
+		if dst.State == api.EndUnknown || dst.State == api.EndUnheard {
+			return moveWait // it may hold the only copy
+		}
+		return orderKill(m)
+	case src.State == api.EndPresent || src.State == api.EndSwitched:
+		if gone {
+			return moveAborted
+		}
+		return orderKill(m)
+	}
+	return moveWait // unknown, or the copy is still under way there
+}
+
+func orderKill(m *api.Migration) move {
+	if m.KillDest {
+		return moveWait
+	}
+	return moveKillDest
+}
