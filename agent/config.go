@@ -75,7 +75,10 @@ type Client struct {
 	CPURatio    float64           `hcl:"cpu_ratio,optional"`
 	MemoryRatio float64           `hcl:"memory_ratio,optional"`
 	// Bridges are the host bridges that VMs may use; empty: all that exist.
-	Bridges    []string    `hcl:"bridges,optional"`
+	Bridges []string `hcl:"bridges,optional"`
+	// ImageIdle is how long an image stays that nothing uses and that the servers
+	// do not count on here: "24h" (default); "0s" keeps them all.
+	ImageIdle  string      `hcl:"image_idle,optional"`
 	Reserved   *Reserved   `hcl:"reserved,block"`
 	Hypervisor *Hypervisor `hcl:"hypervisor,block"`
 	Pools      []Pool      `hcl:"pool,block"`
@@ -175,6 +178,18 @@ func hostName() string {
 		}
 	}
 	return n
+}
+
+// imageIdle returns ImageIdle, negative for ever; the text was checked by Validate.
+func (c *Client) imageIdle() time.Duration {
+	d, err := time.ParseDuration(c.ImageIdle)
+	switch {
+	case err != nil: // not set
+		return 0
+	case d == 0:
+		return -1
+	}
+	return d
 }
 
 // multiplier returns Raft's timing.

@@ -115,6 +115,9 @@ func (c *Client) Run(ctx context.Context) error {
 		c.spawn(c.keepRegistered)
 		c.spawn(c.readAddresses)
 		c.spawn(c.keepNetworks)
+		if c.cfg.ImageIdle > 0 {
+			c.spawn(c.collectImages)
+		}
 	} else {
 		c.cancel()
 	}
