@@ -72,7 +72,8 @@ func (a *Agent) startClient(ctx context.Context) (err error) {
 	c := client.Config{
 		Moves: moves,
 		Node:  a.node(), Dir: a.cfg.ClientDir(), Driver: m.driver, Pools: pools, Images: images, Networks: m.networks,
-		Facts: a.facts, Sample: fingerprint.NewSampler("").Sample, MakeSeed: makeSeed, Logger: a.log.Logger,
+		ImageIdle: a.cfg.Client.imageIdle(),
+		Facts:     a.facts, Sample: fingerprint.NewSampler("").Sample, MakeSeed: makeSeed, Logger: a.log.Logger,
 		Labels: func() api.Pairs {
 			a.mu.Lock()
 			defer a.mu.Unlock()

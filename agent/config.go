@@ -78,7 +78,10 @@ type Client struct {
 	Bridges []string `hcl:"bridges,optional"`
 	// MigrateDir holds the sockets of migrations; it must be the same on all nodes.
 	// Default /run/novacron/migrate.
-	MigrateDir string      `hcl:"migrate_dir,optional"`
+	MigrateDir string `hcl:"migrate_dir,optional"`
+	// ImageIdle is how long an image stays that nothing uses and that the servers
+	// do not count on here: "24h" (default); "0s" keeps them all.
+	ImageIdle  string      `hcl:"image_idle,optional"`
 	Reserved   *Reserved   `hcl:"reserved,block"`
 	Hypervisor *Hypervisor `hcl:"hypervisor,block"`
 	Pools      []Pool      `hcl:"pool,block"`
@@ -178,6 +181,18 @@ func hostName() string {
 		}
 	}
 	return n
+}
+
+// imageIdle returns ImageIdle, negative for ever; the text was checked by Validate.
+func (c *Client) imageIdle() time.Duration {
+	d, err := time.ParseDuration(c.ImageIdle)
+	switch {
+	case err != nil: // not set
+		return 0
+	case d == 0:
+		return -1
+	}
+	return d
 }
 
 // multiplier returns Raft's timing.

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/novacron/novacron/agent/telemetry"
 	"github.com/novacron/novacron/api"
@@ -124,6 +125,9 @@ func (c *Config) checkClient(e *ConfigError) {
 		if r.value < 0 || r.value > 100 {
 			e.add(c, r.path, fmt.Sprintf("%v is out of range", r.value), "0 (default) to 100")
 		}
+	}
+	if d, err := time.ParseDuration(cl.ImageIdle); cl.ImageIdle != "" && (err != nil || d < 0) {
+		e.add(c, "client.image_idle", fmt.Sprintf("%q is not a duration", cl.ImageIdle), `such as "24h"; "0s" keeps every image`)
 	}
 	if cl.Reserved.Cores < 0 {
 		e.add(c, "client.reserved.cores", fmt.Sprintf("%v is negative", cl.Reserved.Cores), "")

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/shoenig/test/must"
 
@@ -41,6 +42,7 @@ server {
 client {
   enabled = true
   labels  = { rack = "r1" }
+  image_idle = "90m"
   reserved {
     cores  = 0.5
     memory = "512MiB"
@@ -64,6 +66,10 @@ func TestConfigFileIsLaidOverTheDefaults(t *testing.T) {
 	must.Eq(t, Log{Level: "info", Format: "json"}, *c.Log)
 	must.Eq(t, 0.2, c.Server.multiplier())
 	must.Eq(t, api.Resources{CPU: 500, Memory: 512 * api.MiB}, c.Client.Reserved.resources())
+	must.Eq(t, 90*time.Minute, c.Client.imageIdle())
+	for text, want := range map[string]time.Duration{"": 0, "0s": -1} {
+		must.Eq(t, want, (&Client{ImageIdle: text}).imageIdle(), must.Sprint(text))
+	}
 	must.Eq(t, []Pool{{Name: "default", Type: "dir", Path: "/srv/vms"}, {Name: "fast", Type: "sim", Capacity: "1TiB"}}, c.Client.Pools)
 }
 

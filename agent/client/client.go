@@ -116,6 +116,9 @@ func (c *Client) Run(ctx context.Context) error {
 		c.spawn(c.purge)
 		c.spawn(c.readAddresses)
 		c.spawn(c.keepNetworks)
+		if c.cfg.ImageIdle > 0 {
+			c.spawn(c.collectImages)
+		}
 	} else {
 		c.cancel()
 	}

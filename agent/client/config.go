@@ -66,6 +66,9 @@ type Config struct {
 	ListInterval, FactsInterval time.Duration
 	// StreamSilence is after how long a silent stream of orders is opened anew (60s).
 	StreamSilence time.Duration
+	// ImageIdle is after how long an image that nothing uses, and that the servers
+	// have no name for, is removed from the cache (24h); negative: never.
+	ImageIdle time.Duration
 	// NoSync leaves out the journal's fsync: for tests only.
 	NoSync bool
 	// Boottime is the clock of leases; default CLOCK_BOOTTIME.
@@ -108,6 +111,7 @@ func (c *Config) complete() error {
 	c.FactsInterval = cmp.Or(c.FactsInterval, time.Minute)
 	c.Quarantine = cmp.Or(c.Quarantine, 24*time.Hour)
 	c.StreamSilence = cmp.Or(c.StreamSilence, time.Minute)
+	c.ImageIdle = cmp.Or(c.ImageIdle, 24*time.Hour)
 	if c.Boottime == nil {
 		c.Boottime = boottime
 	}

@@ -159,39 +159,3 @@ func TestSharedVolumeIsForgottenWithItsVM(t *testing.T) {
 		must.False(t, was)
 	})
 }
-
-// Images with the same content share it: one that is deleted does not take it
-// away from the other.
-func TestImagesThatShareTheirContent(t *testing.T) {
-	inBed(t, sim.Options{}, func(t *testing.T, b *bed) {
-		one, two := testImage("kernel"), testImage("kernel")
-		two.ID, two.Name = api.ID{0xef}, "other"
-		b.withPeer(one)
-		one.Sources, two.Sources = []string{"n2:1"}, []string{"n2:1"}
-		b.start()
-		for id, i := range map[api.ID]*api.Image{vm1: one, vm2: two} {
-			b.srv.order(id, func(o *api.Order) { o.Spec.Boot, o.Images = &api.BootSpec{Kernel: i.Name}, []*api.Image{i} })
-			b.sleep(5 * time.Second)
-			b.expect(id, api.StateRunning)
-			must.Eq(t, i.Size, b.srv.imgs[i.ID].Size, must.Sprint("the servers know that it is held here"))
-		}
-		b.srv.bury(vm1, true)
-		b.srv.bury(vm2, true)
-		b.restart()
-		remove := func(i *api.Image) {
-			dead := *i
-			dead.State = api.ImageDeleting
-			b.srv.do(func() {
-				b.srv.images = append(b.srv.images, &dead)
-				b.srv.send(&api.OrderBatch{Generation: 1, Index: b.srv.index, Images: []*api.Image{&dead}})
-			})
-			b.rest()
-			must.True(t, b.srv.imgs[i.ID].Absent)
-		}
-		remove(one)
-		must.SliceLen(t, 1, b.images.List())
-		must.False(t, b.srv.imgs[two.ID].Absent)
-		remove(two)
-		must.SliceEmpty(t, b.images.List())
-	})
-}

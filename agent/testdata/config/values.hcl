@@ -21,6 +21,7 @@ server {
 client {
   enabled   = true
   cpu_ratio = -1
+  image_idle = "a day"
   reserved {
     cores  = -2
     memory = "lots"
