@@ -4,6 +4,7 @@ import (
 	"context"
 	"iter"
 	"net/http"
+	"strconv"
 )
 
 //msgp:ignore VMs ConsoleTicket ParseResponse
@@ -66,9 +67,20 @@ func (v VMs) Stats(ctx context.Context, key string, q *QueryOptions) (*VMStatsRe
 	return one[VMStatsResponse](ctx, v.c, "/v1/vm/%s/stats", key, q)
 }
 
-// Events returns the newest events about a VM.
-func (v VMs) Events(ctx context.Context, key string, q *QueryOptions) (*EventListResponse, error) {
-	return one[EventListResponse](ctx, v.c, "/v1/vm/%s/events", key, q)
+// Events returns the newest events about a VM. Of l, only the query and the limit
+// are looked at.
+func (v VMs) Events(ctx context.Context, key string, l *EventListRequest) (*EventListResponse, error) {
+	if key == "" {
+		return nil, Errorf(CodeInvalid, "the query is not valid: key: is missing")
+	}
+	if l == nil {
+		l = &EventListRequest{}
+	}
+	r := v.c.read("/v1/vm/"+seg(key)+"/events", &l.QueryOptions)
+	if l.Limit != 0 {
+		r.query.Set("limit", strconv.Itoa(int(l.Limit)))
+	}
+	return get[EventListResponse](ctx, v.c, r)
 }
 
 // Apply creates a VM or changes its spec.

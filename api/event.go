@@ -57,7 +57,8 @@ type EventListResponse struct {
 	Items     []*Event `json:"items" msg:"items,omitempty"`
 }
 
-// EventListRequest lists events, newest last.
+// EventListRequest lists events, newest last. MinIndex lists those after it, and
+// waits for the first.
 type EventListRequest struct {
 	QueryOptions `json:"query" msg:"query,omitempty"`
 	Topics       []string `json:"topics,omitempty" msg:"topics,omitempty"`

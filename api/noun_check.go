@@ -330,6 +330,7 @@ func (c *checks) filter(s string) {
 func (r *GetRequest) Validate() error {
 	var c checks
 	r.QueryOptions.check(&c)
+	r.refuse(&c, NotOne...)
 	c.key("key", r.Key)
 	return c.err("the query")
 }
@@ -338,6 +339,7 @@ func (r *GetRequest) Validate() error {
 func (r *EventListRequest) Validate() error {
 	var c checks
 	r.QueryOptions.check(&c)
+	r.refuse(&c, NotEvents...)
 	c.topics(r.Topics)
 	if r.Related != "" {
 		c.key("related", r.Related)

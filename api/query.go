@@ -32,6 +32,40 @@ type QueryOptions struct {
 // layer can read them from any request.
 func (q *QueryOptions) Query() *QueryOptions { return q }
 
+// What a read may have no use for. Rather than accept an option and ignore it, a
+// read refuses it.
+var (
+	// NotOne are the options that mean nothing where one noun is asked for.
+	NotOne = []string{"per_page", "next_token", "prefix", "filter"}
+	// NotEvents are those that mean nothing for events, which are listed from the
+	// newest back to a limit.
+	NotEvents = []string{"per_page", "next_token", "prefix"}
+	// NotMembers are those that mean nothing for the members of gossip, which can
+	// be filtered.
+	NotMembers = []string{"index", "wait", "per_page", "next_token", "prefix"}
+	// NotNow are those that mean nothing where the answer is a sample of the
+	// moment: nothing tells when it changes.
+	NotNow = []string{"index", "wait", "per_page", "next_token", "prefix", "filter"}
+)
+
+// Refuse returns an error when any of the options named is set.
+func (q *QueryOptions) Refuse(names ...string) error {
+	var c checks
+	q.refuse(&c, names...)
+	return c.err("the query")
+}
+
+func (q *QueryOptions) refuse(c *checks, names ...string) {
+	for _, n := range names {
+		if set := map[string]bool{
+			"index": q.MinIndex != 0, "wait": q.Wait != 0, "per_page": q.PerPage != 0,
+			"next_token": q.NextToken != "", "prefix": q.Prefix != "", "filter": q.Filter != "",
+		}; set[n] {
+			c.add(n, "has no meaning here")
+		}
+	}
+}
+
 // QueryMeta accompanies the answer of every read.
 type QueryMeta struct {
 	Index       Index    `json:"index,omitempty" msg:"index,omitempty"`

@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -138,35 +139,67 @@ func (s *Server) eventStream(ctx context.Context, req *api.EventRequest, st api.
 	}
 }
 
+// eventList lists the newest events that pass, at most limit. With an index it
+// lists those after it, and waits until there is one.
 func (s *Server) eventList(ctx context.Context, req *api.EventListRequest) (*api.EventListResponse, error) {
-	limit := int(req.Limit)
-	if limit <= 0 {
-		limit = 100
-	}
 	keep, err := filterOf(req.Filter)
 	if err != nil {
 		return nil, err
 	}
-	f := event.Filter{Namespace: namespaceOf(req.Namespace), Topics: req.Topics, Allow: allowEvents(ctx)}
+	see := event.Filter{Namespace: namespaceOf(req.Namespace), Topics: req.Topics, Allow: allowEvents(ctx)}
 	if req.Related != "" {
-		see := f.Allow
-		f.Allow = func(e *api.Event) bool { return see(e) && concerns(e, req.Related) }
+		allow := see.Allow
+		see.Allow = func(e *api.Event) bool { return allow(e) && concerns(e, req.Related) }
 	}
-	resp := &api.EventListResponse{}
-	evs, gap := s.events.List(f, req.MinIndex, limit)
-	resp.Gap = gap
-	for _, e := range evs {
+	var bad error
+	passes := func(e *api.Event) bool {
 		ok, err := keep(e)
 		if err != nil {
-			return nil, err
+			bad = err
 		}
-		if ok {
-			resp.Items = append(resp.Items, e)
+		return ok && err == nil
+	}
+	all := see
+	all.Allow = func(e *api.Event) bool { return see.Allow(e) && passes(e) }
+
+	sub := s.events.Subscribe(see, req.MinIndex, nil)
+	wait, stop := context.WithTimeout(ctx, req.Wait.D())
+	defer stop()
+	resp := &api.EventListResponse{}
+	for {
+		resp.Index = max(s.events.Last(), 1)
+		resp.Items, resp.Gap = s.events.List(all, req.MinIndex, int(req.Limit))
+		if bad != nil {
+			return nil, bad
+		}
+		if req.MinIndex == 0 || len(resp.Items) > 0 || resp.Gap {
+			break
+		}
+		if err := nextEvent(wait, sub, passes); err != nil {
+			if ctx.Err() != nil {
+				return nil, context.Cause(ctx)
+			}
+			if wait.Err() == nil {
+				return nil, api.Errorf(api.CodeUnreachable, "the server is shutting down").WithHint("ask another server")
+			}
+			break
 		}
 	}
-	resp.Index = max(s.events.Last(), 1)
+	if n := len(resp.Items); n > 0 {
+		resp.Index = max(resp.Index, resp.Items[n-1].Index)
+	}
 	s.label(&req.QueryOptions, &resp.QueryMeta)
 	return resp, nil
+}
+
+// nextEvent waits for an event that passes, or for a gap.
+func nextEvent(ctx context.Context, sub *event.Subscription, passes func(*api.Event) bool) error {
+	for {
+		b, err := sub.Next(ctx)
+		if err != nil || b.Gap || slices.ContainsFunc(b.Events, passes) {
+			return err
+		}
+	}
 }
 
 // concerns reports whether an event is about a noun or names it.

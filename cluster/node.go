@@ -102,6 +102,9 @@ func nodeStub(st *fsm.State, n *api.Node) *api.NodeStub {
 
 // nodeStats answers from the leader's memory: samples come with the beats.
 func (s *Server) nodeStats(ctx context.Context, req *api.GetRequest) (*api.NodeStatsResponse, error) {
+	if err := req.Refuse(api.NotNow...); err != nil {
+		return nil, err
+	}
 	n, err := findNode(s.fsm.State(), req.Key)
 	if err != nil {
 		return nil, err

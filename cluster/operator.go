@@ -30,6 +30,9 @@ func (s *Server) operatorEndpoints() {
 
 // raftList lists the servers that Raft knows, with what gossip says of them.
 func (s *Server) raftList(ctx context.Context, req *api.ListRequest) (*api.ServerListResponse, error) {
+	if err := req.Refuse(api.NotNow...); err != nil {
+		return nil, err
+	}
 	f := s.raft.GetConfiguration()
 	if err := f.Error(); err != nil {
 		return nil, err
@@ -117,6 +120,9 @@ func (s *Server) raftTransfer(ctx context.Context, req *api.RaftTransfer) (*api.
 }
 
 func (s *Server) schedulerGet(ctx context.Context, req *api.ListRequest) (*api.SchedulerConfigResponse, error) {
+	if err := req.Refuse(api.NotOne...); err != nil {
+		return nil, err
+	}
 	out := &api.SchedulerConfigResponse{}
 	return out, s.query(ctx, &req.QueryOptions, &out.QueryMeta, func(st *fsm.State, w *fsm.WatchSet) (api.Index, error) {
 		w.Table(fsm.TableMeta)
@@ -139,6 +145,9 @@ func (s *Server) schedulerSet(ctx context.Context, req *api.SchedulerConfigApply
 }
 
 func (s *Server) recoveryGet(ctx context.Context, req *api.ListRequest) (*api.Recovery, error) {
+	if err := req.Refuse(api.NotOne...); err != nil {
+		return nil, err
+	}
 	out := &api.Recovery{}
 	return out, s.query(ctx, &req.QueryOptions, &out.QueryMeta, func(st *fsm.State, w *fsm.WatchSet) (api.Index, error) {
 		w.Table(fsm.TableMeta)

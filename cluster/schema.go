@@ -58,6 +58,9 @@ func behind(members []api.SchemaMember, version uint32) string {
 }
 
 func (s *Server) schemaStatus(_ context.Context, req *api.ListRequest) (*api.SchemaStatus, error) {
+	if err := req.Refuse(api.NotNow...); err != nil {
+		return nil, err
+	}
 	out, err := s.schemaNow()
 	if err == nil {
 		s.label(&req.QueryOptions, &out.QueryMeta)

@@ -22,6 +22,9 @@ func (s *Server) statusEndpoints() {
 }
 
 func (s *Server) statusLeader(_ context.Context, req *api.ListRequest) (*api.StatusResponse, error) {
+	if err := req.Refuse(api.NotNow...); err != nil {
+		return nil, err
+	}
 	st := s.fsm.State()
 	out := &api.StatusResponse{
 		Region: s.id.Region, ClusterID: s.id.ClusterID, Term: s.raft.CurrentTerm(), Applied: st.Index(), Committed: s.raft.CommitIndex(),
@@ -44,6 +47,9 @@ func (s *Server) statusLeader(_ context.Context, req *api.ListRequest) (*api.Sta
 
 // statusMembers lists the servers of all regions as gossip shows them.
 func (s *Server) statusMembers(_ context.Context, req *api.ListRequest) (*api.ServerListResponse, error) {
+	if err := req.Refuse(api.NotMembers...); err != nil {
+		return nil, err
+	}
 	out := &api.ServerListResponse{}
 	_, leader := s.raft.LeaderWithID()
 	voter := map[api.ID]bool{}

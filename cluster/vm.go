@@ -231,6 +231,9 @@ func (s *Server) owner(ctx context.Context, c acl.Capability, ns, key string) (*
 }
 
 func (s *Server) vmStats(ctx context.Context, req *api.GetRequest) (*api.VMStatsResponse, error) {
+	if err := req.Refuse(api.NotNow...); err != nil {
+		return nil, err
+	}
 	vm, n, err := s.owner(ctx, acl.ReadVM, req.Namespace, req.Key)
 	if err != nil {
 		return nil, err

@@ -19,12 +19,15 @@ func eventSpecs() []*spec {
 			follow := f.Bool("follow", false, "go on with what happens from now on")
 			topics := f.list("topic", "only this `topic`; may be repeated")
 			index := f.Uint64("index", 0, "begin after this `index`")
-			limit := f.Int("limit", 50, "show at most this `number`")
+			limit, filter := eventFlags(f)
 			return with(func(c *call, cl *api.Client) error {
+				if *follow && *filter != "" {
+					return usagef("-filter is for the events that were; it does not go with -follow")
+				}
 				if *follow {
 					return followEvents(c, cl, &api.EventRequest{Topics: *topics, Index: *index}, nil)
 				}
-				r, err := cl.Events().List(c, &api.EventListRequest{Topics: *topics, Limit: int32(*limit)})
+				r, err := cl.Events().List(c, &api.EventListRequest{QueryOptions: api.QueryOptions{Filter: *filter}, Topics: *topics, Limit: int32(*limit)})
 				if err != nil {
 					return err
 				}
@@ -32,6 +35,11 @@ func eventSpecs() []*spec {
 			})
 		},
 	}}
+}
+
+// eventFlags declares what bounds a list of events.
+func eventFlags(f *flags) (limit *int, filter *string) {
+	return f.Int("limit", 50, "show at most this `number`, the newest"), f.String("filter", "", "show only events for which this `expression` holds")
 }
 
 // showEvents writes a list of events, newest last.

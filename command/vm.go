@@ -16,7 +16,7 @@ func vmSpecs() []*spec {
 		},
 		{
 			name: "vm events", args: "VM", min: 1, max: 1, synopsis: "show what happened to a VM",
-			examples: []string{"novacron vm events web", "novacron vm events web -follow"},
+			examples: []string{"novacron vm events web", "novacron vm events web -follow", "novacron vm events web -filter 'type == \"failed\"' -limit 5"},
 			build:    vmEvents,
 		},
 		{
@@ -63,12 +63,18 @@ func clip(s string, n int) string {
 
 func vmEvents(f *flags) func(*call) error {
 	follow := f.Bool("follow", false, "go on with what happens from now on")
+	limit, filter := eventFlags(f)
 	return with(func(c *call, cl *api.Client) error {
 		vm, err := cl.VMs().Get(c, c.args[0], nil)
 		if err != nil {
 			return err
 		}
-		past, err := cl.VMs().Events(c, vm.VM.ID.String(), &api.QueryOptions{Namespace: vm.VM.Namespace})
+		if *follow && *filter != "" {
+			return usagef("-filter is for the events that were; it does not go with -follow")
+		}
+		past, err := cl.VMs().Events(c, vm.VM.ID.String(), &api.EventListRequest{
+			QueryOptions: api.QueryOptions{Namespace: vm.VM.Namespace, Filter: *filter}, Limit: int32(*limit),
+		})
 		if err != nil {
 			return err
 		}

@@ -160,6 +160,9 @@ func vmStats(f *flags) func(*call) error {
 		var before *api.VMStats
 		for {
 			r, err := cl.VMs().Stats(c, c.args[0], nil)
+			if err != nil && *watch && c.Err() != nil {
+				return nil // interrupted while it asked
+			}
 			if err != nil {
 				return err
 			}

@@ -26,25 +26,31 @@ func eventRoutes() []Route {
 				{Name: "snapshot", Type: "boolean", Summary: "Begin with one event for each noun that exists."}},
 		},
 		{
-			Name: "event.list", Method: "GET", Path: "/v1/events/list", RPC: "Event.List", Capability: "event:read", Query: true, Namespaced: true,
-			Summary: "List the newest events that the servers still hold.", Response: api.EventListResponse{},
+			Name: "event.list", Method: "GET", Path: "/v1/events/list", RPC: "Event.List", Capability: "event:read", Query: true, Without: api.NotEvents, Namespaced: true,
+			Summary: "List the newest events that the servers still hold; with an index those after it, waiting for the first.", Response: api.EventListResponse{},
 			Params: []Param{topic,
 				{Name: "related", Type: "string", Summary: "Only events about this noun."},
-				{Name: "limit", Type: "integer", Summary: "At most so many (default 100)."}},
+				paramLimit},
 			handle: readOf[api.EventListRequest, api.EventListResponse](func(r *http.Request, l *api.EventListRequest) error {
 				q := r.URL.Query()
 				l.Topics, l.Related = q["topic"], q.Get("related")
-				if q.Has("limit") {
-					n, err := strconv.ParseInt(q.Get("limit"), 10, 32)
-					if err != nil {
-						return badParam("limit", "%q is not a number", clip(q.Get("limit")))
-					}
-					l.Limit = int32(n)
-				}
-				return nil
+				return limitOfEvents(r, l)
 			}),
 		},
 	}
+}
+
+var paramLimit = Param{Name: "limit", Type: "integer", Summary: "At most so many, the newest (default 100)."}
+
+func limitOfEvents(r *http.Request, l *api.EventListRequest) error {
+	if q := r.URL.Query(); q.Has("limit") {
+		n, err := strconv.ParseInt(q.Get("limit"), 10, 32)
+		if err != nil {
+			return badParam("limit", "%q is not a number", clip(q.Get("limit")))
+		}
+		l.Limit = int32(n)
+	}
+	return nil
 }
 
 // grace is how long the answer to a new stream waits for the server's first

@@ -26,7 +26,7 @@ func imageRoutes() []Route {
 			},
 		},
 		{
-			Name: "image.get", Method: "GET", Path: "/v1/image/{key}", RPC: "Image.Get", Capability: "image:read", Query: true, Namespaced: true,
+			Name: "image.get", Method: "GET", Path: "/v1/image/{key}", RPC: "Image.Get", Capability: "image:read", Query: true, Without: api.NotOne, Namespaced: true,
 			Summary: "Get one image.", Response: api.ImageResponse{}, handle: readOf[api.GetRequest, api.ImageResponse](),
 		},
 		{

@@ -13,7 +13,7 @@ func namespaceRoutes() []Route {
 			Summary: "List namespaces.", Response: api.NamespaceListResponse{}, handle: readOf[api.ListRequest, api.NamespaceListResponse](),
 		},
 		{
-			Name: "namespace.get", Method: "GET", Path: "/v1/namespace/{key}", RPC: "Namespace.Get", Capability: "namespace:read", Query: true,
+			Name: "namespace.get", Method: "GET", Path: "/v1/namespace/{key}", RPC: "Namespace.Get", Capability: "namespace:read", Query: true, Without: api.NotOne,
 			Summary: "Get one namespace.", Response: api.NamespaceResponse{}, handle: readOf[api.GetRequest, api.NamespaceResponse](),
 		},
 		{

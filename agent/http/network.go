@@ -13,7 +13,7 @@ func networkRoutes() []Route {
 			Summary: "List networks.", Response: api.NetworkListResponse{}, handle: readOf[api.ListRequest, api.NetworkListResponse](),
 		},
 		{
-			Name: "network.get", Method: "GET", Path: "/v1/network/{key}", RPC: "Network.Get", Capability: "network:read", Query: true,
+			Name: "network.get", Method: "GET", Path: "/v1/network/{key}", RPC: "Network.Get", Capability: "network:read", Query: true, Without: api.NotOne,
 			Summary: "Get one network and the nodes that have it.", Response: api.NetworkResponse{}, handle: readOf[api.GetRequest, api.NetworkResponse](),
 		},
 		{

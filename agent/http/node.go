@@ -13,7 +13,7 @@ func nodeRoutes() []Route {
 			Summary: "List nodes.", Response: api.NodeListResponse{}, handle: readOf[api.ListRequest, api.NodeListResponse](),
 		},
 		{
-			Name: "node.get", Method: "GET", Path: "/v1/node/{key}", RPC: "Node.Get", Capability: "node:read", Query: true,
+			Name: "node.get", Method: "GET", Path: "/v1/node/{key}", RPC: "Node.Get", Capability: "node:read", Query: true, Without: api.NotOne,
 			Summary: "Get one node and what is used of it.", Response: api.NodeResponse{}, handle: readOf[api.GetRequest, api.NodeResponse](),
 		},
 		{
@@ -26,7 +26,7 @@ func nodeRoutes() []Route {
 			Summary: "Forget a node that left or is lost and holds nothing.", Response: api.WriteMeta{}, Params: []Param{paramCheck, paramForce}, handle: deleteOf,
 		},
 		{
-			Name: "node.stats", Method: "GET", Path: "/v1/node/{key}/stats", RPC: "Node.Stats", Capability: "node:read", Query: true,
+			Name: "node.stats", Method: "GET", Path: "/v1/node/{key}/stats", RPC: "Node.Stats", Capability: "node:read", Query: true, Without: api.NotNow,
 			Summary: "A sample of a node's load.", Response: api.NodeStatsResponse{}, handle: readOf[api.GetRequest, api.NodeStatsResponse](),
 		},
 	}

@@ -11,7 +11,7 @@ import (
 func operatorRoutes() []Route {
 	return []Route{
 		{
-			Name: "operator.raft.list", Method: "GET", Path: "/v1/operator/raft", RPC: "Operator.RaftList", Capability: "operator:read", Query: true,
+			Name: "operator.raft.list", Method: "GET", Path: "/v1/operator/raft", RPC: "Operator.RaftList", Capability: "operator:read", Query: true, Without: api.NotNow,
 			Summary: "The servers as Raft sees them.", Response: api.ServerListResponse{}, handle: readOf[api.ListRequest, api.ServerListResponse](),
 		},
 		{
@@ -33,7 +33,7 @@ func operatorRoutes() []Route {
 			Summary: "Replace the region's state by an archive. The region is in recovery afterwards.", Accepts: []string{mimeBinary}, Response: api.SnapshotMeta{}, handle: snapshotRestore,
 		},
 		{
-			Name: "operator.schema.status", Method: "GET", Path: "/v1/operator/schema", RPC: "Operator.SchemaStatus", Capability: "operator:read", Query: true,
+			Name: "operator.schema.status", Method: "GET", Path: "/v1/operator/schema", RPC: "Operator.SchemaStatus", Capability: "operator:read", Query: true, Without: api.NotNow,
 			Summary: "Which schema is active and which each binary knows.", Response: api.SchemaStatus{}, handle: readOf[api.ListRequest, api.SchemaStatus](),
 		},
 		{
@@ -42,7 +42,7 @@ func operatorRoutes() []Route {
 			handle: writeOf[api.SchemaChange, api.SchemaStatus](),
 		},
 		{
-			Name: "operator.scheduler.get", Method: "GET", Path: "/v1/operator/scheduler", RPC: "Operator.SchedulerGet", Capability: "operator:read", Query: true,
+			Name: "operator.scheduler.get", Method: "GET", Path: "/v1/operator/scheduler", RPC: "Operator.SchedulerGet", Capability: "operator:read", Query: true, Without: api.NotOne,
 			Summary: "How the region schedules.", Response: api.SchedulerConfigResponse{}, handle: readOf[api.ListRequest, api.SchedulerConfigResponse](),
 		},
 		{
@@ -51,7 +51,7 @@ func operatorRoutes() []Route {
 			handle: writeOf[api.SchedulerConfigApply, api.SchedulerConfigResponse](),
 		},
 		{
-			Name: "operator.recovery.get", Method: "GET", Path: "/v1/operator/recovery", RPC: "Operator.RecoveryGet", Capability: "operator:read", Query: true,
+			Name: "operator.recovery.get", Method: "GET", Path: "/v1/operator/recovery", RPC: "Operator.RecoveryGet", Capability: "operator:read", Query: true, Without: api.NotOne,
 			Summary: "Whether the region is in recovery after a restore.", Response: api.Recovery{}, handle: readOf[api.ListRequest, api.Recovery](),
 		},
 		{

@@ -18,7 +18,7 @@ func placementRoutes() []Route {
 			}),
 		},
 		{
-			Name: "placement.get", Method: "GET", Path: "/v1/placement/{key}", RPC: "Placement.Get", Capability: "placement:read", Query: true, Namespaced: true,
+			Name: "placement.get", Method: "GET", Path: "/v1/placement/{key}", RPC: "Placement.Get", Capability: "placement:read", Query: true, Without: api.NotOne, Namespaced: true,
 			Summary: "Get the placement of a VM.", Response: api.PlacementResponse{}, handle: readOf[api.GetRequest, api.PlacementResponse](),
 		},
 	}

@@ -13,7 +13,7 @@ func poolRoutes() []Route {
 			Summary: "List pools.", Response: api.PoolListResponse{}, handle: readOf[api.ListRequest, api.PoolListResponse](),
 		},
 		{
-			Name: "pool.get", Method: "GET", Path: "/v1/pool/{key}", RPC: "Pool.Get", Capability: "pool:read", Query: true,
+			Name: "pool.get", Method: "GET", Path: "/v1/pool/{key}", RPC: "Pool.Get", Capability: "pool:read", Query: true, Without: api.NotOne,
 			Summary: "Get one pool and its use on each node.", Response: api.PoolResponse{}, handle: readOf[api.GetRequest, api.PoolResponse](),
 		},
 		{

@@ -2,6 +2,7 @@ package http
 
 import (
 	"net/http"
+	"slices"
 )
 
 // Route is one row of the table of the API.
@@ -17,8 +18,10 @@ type Route struct {
 	// Request and Response are zero values of the bodies' types; nil for none.
 	Request, Response any
 	Params            []Param
-	// Query says that the parameters of reads are taken.
-	Query bool
+	// Query says that the parameters of reads are taken, besides those that
+	// Without names.
+	Query   bool
+	Without []string
 	// Namespaced says that ?namespace= is taken.
 	Namespaced bool
 	// Stream routes have no deadline. Accepts and Produces name their bodies.
@@ -63,8 +66,10 @@ func (r *Route) AllParams() []Param {
 	if r.Namespaced {
 		out = append(out, paramNamespace)
 	}
-	if r.Query {
-		out = append(out, paramsQuery...)
+	for _, p := range paramsQuery {
+		if r.Query && !slices.Contains(r.Without, p.Name) {
+			out = append(out, p)
+		}
 	}
 	return append(out, r.Params...)
 }

@@ -41,6 +41,13 @@ func TestSDKRoundTrip(t *testing.T) {
 	delBare := &api.DeleteRequest{Namespace: "default", Key: "web", CheckIndex: 9, Force: true}
 	noNS := *q
 	noNS.Namespace = ""
+	qNow := &api.QueryOptions{Consistency: api.ConsistencyStale} // a sample of the moment
+	now := &api.ListRequest{QueryOptions: *qNow}
+	qMembers := &api.QueryOptions{Consistency: api.ConsistencyStale, Filter: `Name == "x"`}
+	qWatch := &api.QueryOptions{Consistency: api.ConsistencyStale, MinIndex: 7, Wait: api.Duration(time.Second)}
+	watch := &api.ListRequest{QueryOptions: *qWatch}
+	qEvents := *q
+	qEvents.PerPage, qEvents.NextToken, qEvents.Prefix = 0, "", ""
 
 	type row struct {
 		name   string
@@ -117,27 +124,27 @@ func TestSDKRoundTrip(t *testing.T) {
 		{"token delete", "Token.Delete", delBare, &wm, func(ctx context.Context, c *api.Client) (any, error) {
 			return c.Tokens().Delete(ctx, bareDelete(delQ), nil)
 		}},
-		{"events list", "Event.List", &api.EventListRequest{QueryOptions: *q, Topics: []string{"vm", "node:a"}, Related: "web", Limit: 5}, &api.EventListResponse{QueryMeta: meta, Items: []*api.Event{{Index: 3, Topic: "vm"}}}, func(ctx context.Context, c *api.Client) (any, error) {
-			return c.Events().List(ctx, &api.EventListRequest{QueryOptions: *q, Topics: []string{"vm", "node:a"}, Related: "web", Limit: 5})
+		{"events list", "Event.List", &api.EventListRequest{QueryOptions: qEvents, Topics: []string{"vm", "node:a"}, Related: "web", Limit: 5}, &api.EventListResponse{QueryMeta: meta, Items: []*api.Event{{Index: 3, Topic: "vm"}}}, func(ctx context.Context, c *api.Client) (any, error) {
+			return c.Events().List(ctx, &api.EventListRequest{QueryOptions: qEvents, Topics: []string{"vm", "node:a"}, Related: "web", Limit: 5})
 		}},
-		{"leader", "Status.Leader", bare, &api.StatusResponse{QueryMeta: meta, Region: "eu"}, func(ctx context.Context, c *api.Client) (any, error) { return c.Status().Leader(ctx, &noNS) }},
-		{"members", "Status.Members", bare, &api.ServerListResponse{QueryMeta: meta, Items: []*api.Server{{ID: id}}}, func(ctx context.Context, c *api.Client) (any, error) { return c.Status().Members(ctx, &noNS) }},
-		{"raft list", "Operator.RaftList", bare, &api.ServerListResponse{QueryMeta: meta, Items: []*api.Server{{ID: id}}}, func(ctx context.Context, c *api.Client) (any, error) { return c.Operator().RaftList(ctx, &noNS) }},
+		{"leader", "Status.Leader", now, &api.StatusResponse{QueryMeta: meta, Region: "eu"}, func(ctx context.Context, c *api.Client) (any, error) { return c.Status().Leader(ctx, qNow) }},
+		{"members", "Status.Members", &api.ListRequest{QueryOptions: *qMembers}, &api.ServerListResponse{QueryMeta: meta, Items: []*api.Server{{ID: id}}}, func(ctx context.Context, c *api.Client) (any, error) { return c.Status().Members(ctx, qMembers) }},
+		{"raft list", "Operator.RaftList", now, &api.ServerListResponse{QueryMeta: meta, Items: []*api.Server{{ID: id}}}, func(ctx context.Context, c *api.Client) (any, error) { return c.Operator().RaftList(ctx, qNow) }},
 		{"raft remove", "Operator.RaftRemove", &api.RaftRemove{ID: id}, &api.Empty{}, func(ctx context.Context, c *api.Client) (any, error) {
 			return &api.Empty{}, c.Operator().RaftRemove(ctx, id)
 		}},
 		{"raft transfer", "Operator.RaftTransfer", &api.RaftTransfer{ID: id}, &api.Empty{}, func(ctx context.Context, c *api.Client) (any, error) {
 			return &api.Empty{}, c.Operator().RaftTransfer(ctx, id)
 		}},
-		{"schema", "Operator.SchemaStatus", bare, &api.SchemaStatus{QueryMeta: meta, Active: 1}, func(ctx context.Context, c *api.Client) (any, error) { return c.Operator().SchemaStatus(ctx, &noNS) }},
+		{"schema", "Operator.SchemaStatus", now, &api.SchemaStatus{QueryMeta: meta, Active: 1}, func(ctx context.Context, c *api.Client) (any, error) { return c.Operator().SchemaStatus(ctx, qNow) }},
 		{"schema change", "Operator.SchemaChange", &api.SchemaChange{Version: 2}, &api.SchemaStatus{QueryMeta: meta, Active: 2}, func(ctx context.Context, c *api.Client) (any, error) {
 			return c.Operator().SchemaChange(ctx, &api.SchemaChange{Version: 2}, nil)
 		}},
-		{"scheduler", "Operator.SchedulerGet", bare, &api.SchedulerConfigResponse{QueryMeta: meta, Config: sched.Config}, func(ctx context.Context, c *api.Client) (any, error) { return c.Operator().SchedulerGet(ctx, &noNS) }},
+		{"scheduler", "Operator.SchedulerGet", watch, &api.SchedulerConfigResponse{QueryMeta: meta, Config: sched.Config}, func(ctx context.Context, c *api.Client) (any, error) { return c.Operator().SchedulerGet(ctx, qWatch) }},
 		{"scheduler set", "Operator.SchedulerSet", sched, &api.SchedulerConfigResponse{QueryMeta: meta, Config: sched.Config}, func(ctx context.Context, c *api.Client) (any, error) {
 			return c.Operator().SchedulerSet(ctx, sched, nil)
 		}},
-		{"recovery", "Operator.RecoveryGet", bare, &api.Recovery{QueryMeta: meta, Active: true}, func(ctx context.Context, c *api.Client) (any, error) { return c.Operator().RecoveryGet(ctx, &noNS) }},
+		{"recovery", "Operator.RecoveryGet", watch, &api.Recovery{QueryMeta: meta, Active: true}, func(ctx context.Context, c *api.Client) (any, error) { return c.Operator().RecoveryGet(ctx, qWatch) }},
 		{"recovery end", "Operator.RecoveryEnd", &api.RecoveryEnd{Fenced: []string{"n1"}}, &api.Recovery{QueryMeta: meta}, func(ctx context.Context, c *api.Client) (any, error) {
 			return c.Operator().RecoveryEnd(ctx, &api.RecoveryEnd{Fenced: []string{"n1"}}, nil)
 		}},

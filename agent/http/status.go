@@ -9,15 +9,15 @@ import (
 func statusRoutes() []Route {
 	return []Route{
 		{
-			Name: "status.leader", Method: "GET", Path: "/v1/status/leader", RPC: "Status.Leader", Capability: "none", Query: true,
+			Name: "status.leader", Method: "GET", Path: "/v1/status/leader", RPC: "Status.Leader", Capability: "none", Query: true, Without: api.NotNow,
 			Summary: "Who leads the region.", Response: api.StatusResponse{}, handle: readOf[api.ListRequest, api.StatusResponse](),
 		},
 		{
-			Name: "status.members", Method: "GET", Path: "/v1/status/members", RPC: "Status.Members", Capability: "operator:read", Query: true,
+			Name: "status.members", Method: "GET", Path: "/v1/status/members", RPC: "Status.Members", Capability: "operator:read", Query: true, Without: api.NotMembers,
 			Summary: "The servers of all regions.", Response: api.ServerListResponse{}, handle: readOf[api.ListRequest, api.ServerListResponse](),
 		},
 		{
-			Name: "region.list", Method: "GET", Path: "/v1/regions", RPC: "Status.Leader", Capability: "none", Query: true,
+			Name: "region.list", Method: "GET", Path: "/v1/regions", RPC: "Status.Leader", Capability: "none", Query: true, Without: api.NotNow,
 			Summary: "The regions that the agent knows.", Response: api.RegionListResponse{}, handle: regionList,
 		},
 	}

@@ -23,7 +23,7 @@ func tokenRoutes() []Route {
 			Request: api.Bootstrap{}, Response: api.TokenCreated{}, handle: tokenBootstrap,
 		},
 		{
-			Name: "token.get", Method: "GET", Path: "/v1/token/{key}", RPC: "Token.Get", Capability: "token:read", Query: true,
+			Name: "token.get", Method: "GET", Path: "/v1/token/{key}", RPC: "Token.Get", Capability: "token:read", Query: true, Without: api.NotOne,
 			Summary: "Get one token by its accessor.", Response: api.TokenResponse{}, handle: readOf[api.GetRequest, api.TokenResponse](),
 		},
 		{

@@ -35,7 +35,7 @@ func vmRoutes() []Route {
 			Params: []Param{{Name: "file", Type: "string", Summary: "Name of the text, for messages; for bodies in HCL."}},
 		},
 		{
-			Name: "vm.get", Method: "GET", Path: "/v1/vm/{key}", RPC: "VM.Get", Capability: "vm:read", Query: true, Namespaced: true,
+			Name: "vm.get", Method: "GET", Path: "/v1/vm/{key}", RPC: "VM.Get", Capability: "vm:read", Query: true, Without: api.NotOne, Namespaced: true,
 			Summary: "Get one VM by name, id or unambiguous prefix of the id.", Response: api.VMResponse{}, handle: readOf[api.GetRequest, api.VMResponse](),
 		},
 		{
@@ -43,20 +43,20 @@ func vmRoutes() []Route {
 			Summary: "Delete a VM and the volumes that are its own.", Response: api.WriteMeta{}, Params: []Param{paramCheck, paramForce}, handle: deleteOf,
 		},
 		{
-			Name: "vm.status", Method: "GET", Path: "/v1/vm/{key}/status", RPC: "VM.Status", Capability: "vm:read", Query: true, Namespaced: true,
+			Name: "vm.status", Method: "GET", Path: "/v1/vm/{key}/status", RPC: "VM.Status", Capability: "vm:read", Query: true, Without: api.NotOne, Namespaced: true,
 			Summary: "Everything a person asks about one VM: where, in which state, and why.", Response: api.VMStatusResponse{}, handle: readOf[api.GetRequest, api.VMStatusResponse](),
 		},
 		{
-			Name: "vm.history", Method: "GET", Path: "/v1/vm/{key}/history", RPC: "VM.History", Capability: "vm:read", Query: true, Namespaced: true,
+			Name: "vm.history", Method: "GET", Path: "/v1/vm/{key}/history", RPC: "VM.History", Capability: "vm:read", Query: true, Without: api.NotOne, Namespaced: true,
 			Summary: "List the versions of a VM's specification.", Response: api.VMHistoryResponse{}, handle: readOf[api.GetRequest, api.VMHistoryResponse](),
 		},
 		{
-			Name: "vm.stats", Method: "GET", Path: "/v1/vm/{key}/stats", RPC: "VM.Stats", Capability: "vm:read", Query: true, Namespaced: true,
+			Name: "vm.stats", Method: "GET", Path: "/v1/vm/{key}/stats", RPC: "VM.Stats", Capability: "vm:read", Query: true, Without: api.NotNow, Namespaced: true,
 			Summary: "A sample of what the guest uses.", Response: api.VMStatsResponse{}, handle: readOf[api.GetRequest, api.VMStatsResponse](),
 		},
 		{
-			Name: "vm.events", Method: "GET", Path: "/v1/vm/{key}/events", RPC: "Event.List", Capability: "event:read", Query: true, Namespaced: true,
-			Summary: "The newest events about a VM.", Response: api.EventListResponse{}, handle: vmEvents,
+			Name: "vm.events", Method: "GET", Path: "/v1/vm/{key}/events", RPC: "Event.List", Capability: "event:read", Query: true, Without: api.NotEvents, Namespaced: true,
+			Summary: "The newest events about a VM.", Response: api.EventListResponse{}, Params: []Param{paramLimit}, handle: vmEvents,
 		},
 		{
 			Name: "vm.power", Method: "POST", Path: "/v1/vm/{key}/power", RPC: "VM.Power", Capability: "vm:power", Namespaced: true,
@@ -205,6 +205,9 @@ func vmEvents(s *Server, w http.ResponseWriter, r *http.Request) error {
 	get := &api.GetRequest{Key: keyOf(r)}
 	req := &api.EventListRequest{Topics: []string{api.TopicVM, api.TopicPlacement, api.TopicVolume}}
 	if err := queryOf(r, s.routeOf(r), &req.QueryOptions); err != nil {
+		return err
+	}
+	if err := limitOfEvents(r, req); err != nil {
 		return err
 	}
 	get.Namespace, get.Consistency = req.Namespace, req.Consistency

@@ -18,7 +18,7 @@ func volumeRoutes() []Route {
 			handle: writeOf[api.VolumeCreate, api.VolumeResponse](func(r *http.Request, v *api.VolumeCreate) error { return namespaceFrom(r, &v.Namespace) }),
 		},
 		{
-			Name: "volume.get", Method: "GET", Path: "/v1/volume/{key}", RPC: "Volume.Get", Capability: "volume:read", Query: true, Namespaced: true,
+			Name: "volume.get", Method: "GET", Path: "/v1/volume/{key}", RPC: "Volume.Get", Capability: "volume:read", Query: true, Without: api.NotOne, Namespaced: true,
 			Summary: "Get one volume.", Response: api.VolumeResponse{}, handle: readOf[api.GetRequest, api.VolumeResponse](),
 		},
 		{

@@ -314,12 +314,14 @@ func (r *Ring) List(f Filter, after api.Index, limit int) (events []*api.Event, 
 	return whole(picked), gap
 }
 
-// list is List before the payloads.
+// list is List before the payloads. The filter runs without the lock, for it may
+// take long.
 func (r *Ring) list(f Filter, after api.Index, limit int) (events []*Event, gap bool) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	for i := len(r.batches) - 1; i >= 0 && r.batches[i].index > after; i-- {
-		picked := f.pick(r.batches[i].events)
+	held, floor := slices.Clone(r.batches), r.floor
+	r.mu.Unlock()
+	for i := len(held) - 1; i >= 0 && held[i].index > after; i-- {
+		picked := f.pick(held[i].events)
 		for j := len(picked) - 1; j >= 0; j-- {
 			if len(events) == limit {
 				slices.Reverse(events)
@@ -329,7 +331,7 @@ func (r *Ring) list(f Filter, after api.Index, limit int) (events []*Event, gap 
 		}
 	}
 	slices.Reverse(events)
-	return events, after < r.floor
+	return events, after < floor
 }
 
 // Last is the newest index published, with or without events.
