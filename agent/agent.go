@@ -304,5 +304,6 @@ func InitCluster(c *Config) (*cluster.Identity, error) {
 	return cluster.Init(c.DataDir, cluster.InitOptions{Region: c.Region, Name: c.Name})
 }
 
-// startLimit bounds the start of -dev: until its server leads.
-const startLimit = 30 * time.Second
+// startLimit bounds the start of -dev: until its server leads and its node is
+// ready.
+const startLimit = 60 * time.Second

@@ -15,6 +15,7 @@ import (
 	"github.com/novacron/novacron/agent/hypervisor"
 	"github.com/novacron/novacron/agent/network"
 	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/fsm"
 )
 
 // devMode is what -dev adds: a folder that goes with it, a token, a network, and
@@ -73,7 +74,7 @@ func (c *Config) poolDir(name string) string { return filepath.Join(c.DataDir, "
 func (c *Config) networkDir() string { return filepath.Join(c.DataDir, "networks") }
 
 // finishDev waits for the server to lead, makes the token (or takes the one of
-// the last time in this folder) and the network "default".
+// the last time in this folder) and the network "default", and waits for the node.
 func (a *Agent) finishDev(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startLimit)
 	defer cancel()
@@ -111,6 +112,26 @@ func (a *Agent) finishDev(ctx context.Context) error {
 	err = a.server.Mux().Call(call, "Network.Apply", &api.NetworkApply{Network: n, CheckIndex: new(uint64)}, &api.NetworkResponse{})
 	if err != nil && !errors.Is(err, &api.Error{Code: api.CodeExists}) && !errors.Is(err, &api.Error{Code: api.CodeConflict}) {
 		return err
+	}
+	return a.nodeReady(ctx)
+}
+
+// nodeReady waits until this node may be given VMs, so that what is said to be
+// started can be used.
+func (a *Agent) nodeReady(ctx context.Context) error {
+	status := api.NodeStatus("not registered")
+	q := &api.QueryOptions{MinIndex: 1, Wait: api.Duration(startLimit)}
+	err := a.server.FSM().Query(ctx, q, nil, func(s *fsm.State, w *fsm.WatchSet) (api.Index, error) {
+		w.ID(fsm.TableNode, a.id.NodeID)
+		if n := s.Node(a.id.NodeID); n != nil {
+			if status = n.Status; status == api.NodeReady {
+				return 2, nil
+			}
+		}
+		return 0, nil
+	})
+	if status != api.NodeReady {
+		return errors.Join(fmt.Errorf("the node of -dev is %s", status), err)
 	}
 	return nil
 }

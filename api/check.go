@@ -1,6 +1,7 @@
 package api
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"math"
 	"net"
@@ -264,6 +265,13 @@ func ParseMAC(s string) (string, error) {
 		return "", fmt.Errorf("%s is all zero", quote(s))
 	}
 	return m.String(), nil
+}
+
+// MAC makes the address of the index-th NIC of a VM whose spec names none: always
+// the same, locally administered, unicast, under QEMU's 52:54:00.
+func MAC(vm ID, index int) string {
+	sum := sha256.Sum256(fmt.Appendf(vm[:], "/%d", index))
+	return net.HardwareAddr{0x52, 0x54, 0x00, sum[0], sum[1], sum[2]}.String()
 }
 
 // hostName checks an RFC 1123 host name.

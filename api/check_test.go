@@ -262,3 +262,20 @@ func TestFindingsAreBounded(t *testing.T) {
 	must.Len(t, MaxDetails, e.Details)
 	must.StrContains(t, e.Message, "999 more")
 }
+
+// Guests keep the address that they were given: what makes it never changes.
+func TestMACIsPinned(t *testing.T) {
+	t.Parallel()
+	id, err := ParseID("6ba7b810-9dad-41d1-80b4-00c04fd430c8")
+	must.NoError(t, err)
+	must.Eq(t, "52:54:00:37:72:4e", MAC(id, 0))
+	must.Eq(t, "52:54:00:5b:f9:6c", MAC(id, 1))
+}
+
+const goodKey = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl me@host"
+
+func asError(err error, target **Error) bool {
+	e, ok := err.(*Error)
+	*target = e
+	return ok
+}

@@ -55,16 +55,40 @@ func startDev() error {
 			close(started)
 		},
 	}
+	dir, err := os.MkdirTemp("", "novacron-test-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	conf := dir + "/dev.hcl" // what the examples ask of a node
+	if err := os.WriteFile(conf, []byte("client {\n  labels = { rack = \"r1\" }\n}\n"), 0o600); err != nil {
+		return err
+	}
 	go func() {
-		dev.done <- Run(ctx, []string{"agent", "-dev", "-hypervisor", "sim", "-http-addr", "127.0.0.1:0"}, env)
+		dev.done <- Run(ctx, []string{"agent", "-dev", "-hypervisor", "sim", "-http-addr", "127.0.0.1:0", "-config", conf}, env)
 	}()
 	select {
 	case <-started:
 		return nil
 	case code := <-dev.done:
 		return fmt.Errorf("exit code %d", code)
-	case <-time.After(30 * time.Second):
-		return fmt.Errorf("nothing after 30 s")
+	case <-time.After(patience):
+		return fmt.Errorf("nothing after %v", patience)
+	}
+}
+
+// patience is how long what must come may take on a machine with much to do.
+const patience = 90 * time.Second
+
+// until waits for something that must come.
+func until(t *testing.T, come func() bool, context ...any) {
+	t.Helper()
+	end := time.Now().Add(patience)
+	for !come() {
+		if time.Now().After(end) {
+			t.Fatal(append([]any{"it did not come:"}, context...)...)
+		}
+		sleep(t.Context(), 20*time.Millisecond)
 	}
 }
 
@@ -106,19 +130,46 @@ func alone(t *testing.T) *person { return &person{t: t, home: t.TempDir(), env: 
 // exec runs a command line and returns what it wrote and its exit code.
 func (c *person) exec(args ...string) (stdout, stderr string, code int) {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(c.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(c.t.Context(), 2*patience)
 	defer cancel()
-	return c.execIn(ctx, args...)
+	p := c.start(ctx, args...)
+	code = <-p.code
+	return p.out.String(), p.errs.String(), code
 }
 
-func (c *person) execIn(ctx context.Context, args ...string) (stdout, stderr string, code int) {
-	var out, errs buffer
+// process is a command line that runs.
+type process struct {
+	out, errs *buffer
+	code      chan int
+	interrupt context.CancelFunc
+}
+
+// start runs a command line until it ends or the person interrupts.
+func (c *person) start(ctx context.Context, args ...string) *process {
+	ctx, cancel := context.WithCancel(ctx)
+	p := &process{out: &buffer{}, errs: &buffer{}, code: make(chan int, 1), interrupt: cancel}
 	env := &Env{
-		Stdin: strings.NewReader(c.stdin), Stdout: &out, Stderr: &errs, ConfigDir: c.home, Terminal: c.terminal, Width: 80,
+		Stdin: strings.NewReader(c.stdin), Stdout: p.out, Stderr: p.errs, ConfigDir: c.home, Terminal: c.terminal, Width: 80,
 		LookupEnv: func(k string) (string, bool) { v, ok := c.env[k]; return v, ok },
 	}
-	code = Run(ctx, args, env)
-	return out.String(), errs.String(), code
+	go func() {
+		defer cancel()
+		p.code <- Run(ctx, args, env)
+	}()
+	return p
+}
+
+// shows waits until the command line has written something.
+func (p *process) shows(t *testing.T, want string, times int) {
+	t.Helper()
+	until(t, func() bool { return strings.Count(p.out.String(), want) >= times }, want, p.out, p.errs)
+}
+
+// ends interrupts a command line, which must end well.
+func (p *process) ends(t *testing.T) {
+	t.Helper()
+	p.interrupt()
+	must.Eq(t, exitOK, <-p.code, must.Sprint(p.errs))
 }
 
 // ok runs a command line that must succeed and returns its stdout.

@@ -1,13 +1,13 @@
 package command
 
 import (
-	"context"
 	"encoding/json"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/shoenig/test/must"
 
@@ -93,59 +93,117 @@ func TestConsoleEchoesWhatIsTyped(t *testing.T) {
 	c.ok("vm", "run", vmFile(t, "echo"))
 	defer c.ok("vm", "delete", "echo", "-force")
 	c.stdin = "are you there\r"
-	out := c.ok("vm", "console", "echo", "-for", "700ms")
-	must.StrContains(t, out, "login:")
-	must.StrContains(t, out, "are you there")
+	con := c.start(t.Context(), "vm", "console", "echo", "-for", patience.String())
+	con.shows(t, "login:", 1)
+	con.shows(t, "are you there", 1)
+	con.interrupt()
+	<-con.code
+	c.ok("vm", "console", "echo", "-for", "100ms")
 	must.StrContains(t, c.fails(exitError, "vm", "console", "nobody"), "NOVA-3000")
 
 	// Watching ends when the person interrupts, without an error.
-	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
-	defer cancel()
-	out, errs, code := c.execIn(ctx, "vm", "stats", "echo", "-watch", "-every", "100ms")
-	must.Eq(t, exitOK, code, must.Sprint(errs))
-	must.Greater(t, 1, strings.Count(out, "CPU"))
+	stats := c.start(t.Context(), "vm", "stats", "echo", "-watch", "-every", "10ms")
+	stats.shows(t, "CPU", 3)
+	stats.ends(t)
+}
+
+func TestWatchingEndsAlsoWhileItAsks(t *testing.T) {
+	asked := make(chan struct{})
+	srv := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		close(asked)
+		<-r.Context().Done()
+	}))
+	defer srv.Close()
+	c := alone(t)
+	c.env["NOVACRON_ADDR"] = srv.URL
+	stats := c.start(t.Context(), "vm", "stats", "web", "-watch")
+	<-asked
+	stats.ends(t)
 }
 
 func TestStreamsOfEventsAreFollowed(t *testing.T) {
 	c := atDev(t)
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	type end struct {
-		out  string
-		code int
-	}
-	all, one := make(chan end, 1), make(chan end, 1)
 	c.ok("vm", "run", vmFile(t, "seen"))
 	var list []api.Event
 	must.NoError(t, json.Unmarshal([]byte(c.ok("events", "-o", "json", "-limit", "1000")), &list))
 	from := list[len(list)-1].Index
-	go func() {
-		out, _, code := c.execIn(ctx, "events", "-follow", "-topic", "vm", "-o", "json", "-index", uintText(from))
-		all <- end{out, code}
-	}()
-	go func() {
-		out, _, code := c.execIn(ctx, "vm", "events", "seen", "-follow")
-		one <- end{out, code}
-	}()
+	one := c.start(t.Context(), "vm", "events", "seen", "-follow")
+	one.shows(t, "created", 1)
+	all := c.start(t.Context(), "events", "-follow", "-topic", "vm", "-o", "json", "-index", uintText(from))
 	c.ok("vm", "delete", "seen", "-force")
+	all.shows(t, `"type":"deleted"`, 1)
+	one.shows(t, "deleted", 1)
+	all.ends(t)
+	one.ends(t)
 	must.StrContains(t, c.ok("events", "-index", uintText(from)), "deleted")
-	time.AfterFunc(500*time.Millisecond, cancel)
-	a, o := <-all, <-one
-	must.Eq(t, exitOK, a.code)
-	must.StrContains(t, a.out, `"type":"deleted"`)
-	must.Eq(t, exitOK, o.code)
-	must.StrContains(t, o.out, "created")
+}
+
+func TestEventsAreFiltered(t *testing.T) {
+	c := atDev(t)
+	c.ok("vm", "run", vmFile(t, "picked"))
+	defer c.ok("vm", "delete", "picked", "-force")
+	out := c.ok("vm", "events", "picked", "-filter", `topic == "vm" and type == "created"`, "-limit", "1")
+	must.StrContains(t, out, "created")
+	must.Eq(t, 2, strings.Count(out, "\n"), must.Sprint(out))
+	must.StrContains(t, c.ok("events", "-filter", `type == "created"`, "-topic", "vm", "-limit", "1"), "picked")
+	must.StrContains(t, c.fails(exitError, "events", "-filter", "type =="), "NOVA-")
+	for _, args := range [][]string{{"events"}, {"vm", "events", "picked"}} {
+		c.fails(exitUsage, append(args, "-follow", "-filter", "x == y")...)
+	}
 }
 
 func TestAVMThatFitsNowhereSaysWhy(t *testing.T) {
 	c := atDev(t)
 	spec := file(t, "huge.hcl", "vm \"huge\" {\n  memory = \"60TiB\"\n  cpu {\n    cores = 1\n  }\n}\n")
-	out, errs, code := c.exec("vm", "run", spec, "-timeout", "1s")
+	out, errs, code := c.exec("vm", "run", spec, "-timeout", "5s")
 	must.Eq(t, exitError, code, must.Sprint(out, errs))
 	must.StrContains(t, errs, "huge: pending")
 	must.StrContains(t, errs, "memory")
 	must.StrContains(t, c.ok("vm", "status", "huge"), "Why no node fits")
 	c.ok("vm", "delete", "huge")
+}
+
+// A namespace that a specification names is its own; one that names none is of
+// the namespace in use.
+func TestSpecificationsKeepTheirNamespace(t *testing.T) {
+	c := atDev(t)
+	c.ok("namespace", "create", "spaces")
+	own := file(t, "own.hcl", "vm \"own\" {\n  namespace = \"default\"\n  memory = \"64MiB\"\n  cpu = 1\n  network \"default\" {}\n}\n")
+	none := vmFile(t, "none")
+	for _, way := range []string{"flag", "environment"} {
+		args := []string{"-namespace", "spaces"}
+		if way == "environment" {
+			args, c.env["NOVACRON_NAMESPACE"] = nil, "spaces"
+		}
+		for file, want := range map[string]string{own: "+ VM default/own", none: "+ VM spaces/none"} {
+			out, _, code := c.exec(append([]string{"vm", "plan", file}, args...)...)
+			must.Eq(t, exitChanges, code)
+			must.StrContains(t, out, want)
+		}
+	}
+	c.env["NOVACRON_NAMESPACE"] = "*"
+	out, _, _ := c.exec("vm", "plan", none)
+	must.StrContains(t, out, "+ VM default/none")
+
+	// What was made is found there, and shows the address that its card has.
+	c.env["NOVACRON_NAMESPACE"] = "spaces"
+	c.ok("vm", "run", own)
+	c.env["NOVACRON_NAMESPACE"] = ""
+	var s api.VMStatusResponse
+	must.NoError(t, json.Unmarshal([]byte(c.ok("vm", "inspect", "own")), &s))
+	must.Eq(t, "default", s.VM.Namespace)
+	must.StrContains(t, c.ok("vm", "status", "own"), api.MAC(s.VM.ID, 0))
+	c.ok("vm", "delete", "own", "-force")
+	c.ok("namespace", "delete", "spaces")
+}
+
+func TestAddressesThatNobodyTellsTheGuestAreWarnedOf(t *testing.T) {
+	c := atDev(t)
+	spec := file(t, "mute.hcl", "vm \"mute\" {\n  memory = \"64MiB\"\n  cpu = 1\n  network \"default\" {\n    address = \"10.76.0.9/24\"\n  }\n}\n")
+	out, _, _ := c.exec("vm", "plan", spec)
+	must.StrContains(t, out, "Warning: the address 10.76.0.9/24 has no effect without a cloud_init block")
+	must.StrContains(t, c.ok("vm", "run", spec), "Warning: the address")
+	c.ok("vm", "delete", "mute", "-force")
 }
 
 func TestSpecificationsFromStandardInputAndErrorsWithPlaces(t *testing.T) {
@@ -183,14 +241,10 @@ func TestNamespacesNetworksPoolsAndVolumes(t *testing.T) {
 	must.StrContains(t, c.ok("volume", "status", "data", "-namespace", "shop"), "default")
 	must.StrContains(t, c.ok("volume", "delete", "data", "-namespace", "shop"), "volume data is deleted")
 
-	for i := 0; ; i++ { // the volume goes when its node says so
-		_, errs, code := c.exec("namespace", "delete", "shop")
-		if code == exitOK {
-			break
-		}
-		must.Less(t, 50, i, must.Sprint(errs))
-		sleep(t.Context(), 100*time.Millisecond)
-	}
+	until(t, func() bool { // the volume goes when its node says so
+		_, _, code := c.exec("namespace", "delete", "shop")
+		return code == exitOK
+	})
 	must.StrContains(t, c.fails(exitError, "pool", "delete", "default"), "NOVA-3003")
 }
 
@@ -274,21 +328,4 @@ func TestOperatorsSeeRaftSchemaAndSnapshots(t *testing.T) {
 	b[len(b)/2] ^= 1
 	must.NoError(t, os.WriteFile(snap, b, 0o600))
 	must.StrContains(t, alone(t).fails(exitError, "operator", "snapshot", "inspect", snap), "NOVA-6008")
-}
-
-// Every example is at least valid, and the smallest one runs.
-func TestTheExamples(t *testing.T) {
-	c := atDev(t)
-	all, err := filepath.Glob("../examples/*.*")
-	must.NoError(t, err)
-	specs := 0
-	for _, f := range all {
-		if ext := filepath.Ext(f); ext == ".hcl" || ext == ".json" {
-			c.ok("vm", "validate", f)
-			specs++
-		}
-	}
-	must.Greater(t, 3, specs)
-	must.StrContains(t, c.ok("vm", "run", "../examples/minimal.hcl"), "and running")
-	c.ok("vm", "delete", "minimal", "-force")
 }

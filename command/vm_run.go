@@ -71,16 +71,14 @@ func parseSpec(c *call, cl *api.Client, vars api.Pairs) ([]*api.VMSpec, error) {
 	if strings.HasSuffix(name, ".json") || name == "-" && strings.HasPrefix(strings.TrimSpace(string(text)), "{") {
 		req.Format = "json"
 	}
+	// A specification that names no namespace is of the one in use; "*" is for
+	// reads.
+	if x, err := c.conn.resolve(c.env); err == nil && x.Namespace == "*" {
+		cl = cl.WithNamespace("")
+	}
 	got, err := cl.VMs().Parse(c, req)
 	if err != nil {
 		return nil, err
-	}
-	for _, s := range got.Specs {
-		if s.Namespace == "" || s.Namespace == api.DefaultNamespace {
-			if x, err := c.conn.resolve(c.env); err == nil && x.Namespace != "" && x.Namespace != "*" {
-				s.Namespace = x.Namespace
-			}
-		}
 	}
 	return got.Specs, nil
 }

@@ -148,8 +148,8 @@ func showNICs(o *output, s *api.VMStatusResponse) error {
 	}
 	o.section("Networks")
 	t := o.table("NETWORK", "MODEL", "MAC", "ADDRESS")
-	for _, n := range s.VM.Spec.NICs {
-		t.row(n.Network, first(n.Model, "virtio"), first(n.MAC, "made from the id"), orDash(n.Address))
+	for i, n := range s.VM.Spec.NICs {
+		t.row(n.Network, first(n.Model, "virtio"), first(n.MAC, api.MAC(s.VM.ID, i)), orDash(n.Address))
 	}
 	return t.write("")
 }

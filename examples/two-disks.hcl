@@ -23,12 +23,17 @@ vm "two-disks" {
     read_only = true
   }
 
+  # cloud_init tells the guest its address; without one it would ask by DHCP.
   network "lan" {
     address = "192.168.100.20/24"
   }
   network "backup" {
     mac   = "52:54:00:12:34:56"
     model = "e1000e"
+  }
+
+  cloud_init {
+    hostname = "two-disks"
   }
 
   console {

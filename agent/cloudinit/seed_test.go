@@ -12,6 +12,7 @@ import (
 
 	"github.com/novacron/novacron/agent/cloudinit"
 	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/api/hostile"
 )
 
 const key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBYv8S6LhQ2mA2kM3u0Hq2v6s5mXb4bJ6JmX8o0aQ5cV me@example"
@@ -171,4 +172,14 @@ func FuzzMetaData(f *testing.F) {
 		must.Eq(t, host, got.Host)
 		must.Eq(t, []string{k}, got.Keys)
 	})
+}
+
+// What the guest is told is not looked into: a bomb stays packed.
+func TestUserDataOfAnyKindIsPassedOn(t *testing.T) {
+	for row, data := range hostile.Opaque() {
+		s := cloudinit.Seed{InstanceID: api.ID{1}, Hostname: "web", UserData: data}
+		f, err := s.Files()
+		must.NoError(t, err, must.Sprint(row))
+		must.True(t, string(data) == string(f.UserData), must.Sprint(row))
+	}
 }

@@ -99,8 +99,9 @@ func (c Config) withDefaults() Config {
 // that metrics can be read while there is no leader.
 func askBackend(b Backend) func(context.Context, string) error {
 	return func(ctx context.Context, capability string) error {
-		req := &api.ListRequest{QueryOptions: api.QueryOptions{Consistency: api.ConsistencyStale, PerPage: 1}}
+		req := &api.ListRequest{QueryOptions: api.QueryOptions{Consistency: api.ConsistencyStale}}
 		if capability == "vm:read" {
+			req.PerPage = 1
 			return b.Call(ctx, "VM.List", req, &api.VMListResponse{})
 		}
 		return b.Call(ctx, "Operator.SchedulerGet", req, &api.SchedulerConfigResponse{})

@@ -14,7 +14,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"net"
 	"net/netip"
 	"regexp"
 
@@ -45,12 +44,8 @@ type Manager interface {
 	Close() error
 }
 
-// MAC makes the address of the index-th NIC of a VM: always the same, locally
-// administered, unicast, under QEMU's 52:54:00.
-func MAC(vm api.ID, index int) string {
-	sum := sha256.Sum256(fmt.Appendf(vm[:], "/%d", index))
-	return net.HardwareAddr{0x52, 0x54, 0x00, sum[0], sum[1], sum[2]}.String()
-}
+// MAC is the address of the index-th NIC of a VM whose spec names none.
+func MAC(vm api.ID, index int) string { return api.MAC(vm, index) }
 
 // BridgeName is the name of the bridge that is made for a network: "nova-" and
 // 8 hex digits, within the 15 characters that Linux takes.
