@@ -149,6 +149,20 @@ type RecoveryEnd struct {
 	Fenced []string `json:"fenced,omitempty" msg:"fenced,omitempty"`
 }
 
+// NodeFence is an operator's word that a node is off for certain. It is taken as
+// evidence: the node counts as lost.
+type NodeFence struct {
+	Key string `json:"key" msg:"key,omitempty"`
+}
+
+// NodeDeny forbids a node to connect, or allows it again. A node that never
+// registered is named by its id.
+type NodeDeny struct {
+	Key    string `json:"key" msg:"key,omitempty"`
+	Allow  bool   `json:"allow,omitempty" msg:"allow,omitempty"`
+	Reason string `json:"reason,omitempty" msg:"reason,omitempty"`
+}
+
 // Bootstrap makes the first management token; only over the root-only socket.
 type Bootstrap struct{}
 
