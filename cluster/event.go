@@ -153,7 +153,7 @@ func (s *Server) eventList(ctx context.Context, req *api.EventListRequest) (*api
 		f.Allow = func(e *api.Event) bool { return see(e) && concerns(e, req.Related) }
 	}
 	resp := &api.EventListResponse{}
-	evs, gap := s.events.List(f, req.MinIndex, limit)
+	evs, last, gap := s.events.List(f, req.MinIndex, limit)
 	resp.Gap = gap
 	for _, e := range evs {
 		ok, err := keep(e)
@@ -164,7 +164,7 @@ func (s *Server) eventList(ctx context.Context, req *api.EventListRequest) (*api
 			resp.Items = append(resp.Items, e)
 		}
 	}
-	resp.Index = max(s.events.Last(), 1)
+	resp.Index = max(last, 1)
 	s.label(&req.QueryOptions, &resp.QueryMeta)
 	return resp, nil
 }
