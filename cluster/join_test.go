@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"net"
 	"net/http"
@@ -225,4 +226,41 @@ func TestRaftOfAnotherClusterIsRefused(t *testing.T) {
 	_, err = New(t.Context(), m.cfg)
 	must.ErrorIs(t, err, code(api.CodeConfig))
 	must.StrContains(t, err.Error(), "belongs to cluster")
+}
+
+// A crash while a certificate is renewed leaves the old pair or the new one.
+func TestACertificateAndItsKeyAreOneFile(t *testing.T) {
+	dir := t.TempDir()
+	id, err := Init(dir, InitOptions{Region: "eu", Name: "a"})
+	must.NoError(t, err)
+	other, err := NewIdentity(InitOptions{Region: "eu", Name: "a"})
+	must.NoError(t, err)
+	next := *id
+	next.Cert, next.Key = other.Cert, other.Key
+	// The write of a key of its own would fail now.
+	must.NoError(t, os.RemoveAll(filepath.Join(dir, "tls/key.pem")))
+	must.NoError(t, os.MkdirAll(filepath.Join(dir, "tls/key.pem/x"), 0o700))
+	must.Error(t, next.Save(dir))
+	got, err := LoadIdentity(dir)
+	must.NoError(t, err)
+	_, err = tls.X509KeyPair(got.Cert, got.Key)
+	must.NoError(t, err)
+
+	// What an earlier version wrote is read, and becomes one file.
+	old := t.TempDir()
+	must.NoError(t, id.Save(old))
+	must.NoError(t, os.Remove(filepath.Join(old, pairFile)))
+	for i, b := range [][]byte{id.Cert, id.Key} {
+		must.NoError(t, os.WriteFile(filepath.Join(old, pairFiles[i]), b, 0o600))
+	}
+	got, err = LoadIdentity(old)
+	must.NoError(t, err)
+	must.Eq(t, string(id.Key), string(got.Key))
+	must.NoError(t, got.Save(old))
+	got, err = LoadIdentity(old)
+	must.NoError(t, err)
+	must.Eq(t, string(id.Cert), string(got.Cert))
+	must.Eq(t, string(id.Key), string(got.Key))
+	_, err = os.Stat(filepath.Join(old, pairFiles[1]))
+	must.ErrorIs(t, err, os.ErrNotExist)
 }
