@@ -5507,8 +5507,8 @@ func (z *ImageUpload) Msgsize() (s int) {
 func (z *JoinRequest) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	// check for omitted fields
-	zb0001Len := uint32(7)
-	var zb0001Mask uint8 /* 7 bits */
+	zb0001Len := uint32(8)
+	var zb0001Mask uint8 /* 8 bits */
 	_ = zb0001Mask
 	if z.Secret == "" {
 		zb0001Len--
@@ -5533,6 +5533,10 @@ func (z *JoinRequest) MarshalMsg(b []byte) (o []byte, err error) {
 	if z.CSR == nil {
 		zb0001Len--
 		zb0001Mask |= 0x40
+	}
+	if z.SchemaMax == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x80
 	}
 	// variable map header, size zb0001Len
 	o = append(o, 0x80|uint8(zb0001Len))
@@ -5571,6 +5575,11 @@ func (z *JoinRequest) MarshalMsg(b []byte) (o []byte, err error) {
 			// string "csr"
 			o = append(o, 0xa3, 0x63, 0x73, 0x72)
 			o = msgp.AppendBytes(o, z.CSR)
+		}
+		if (zb0001Mask & 0x80) == 0 { // if not omitted
+			// string "schema_max"
+			o = append(o, 0xaa, 0x73, 0x63, 0x68, 0x65, 0x6d, 0x61, 0x5f, 0x6d, 0x61, 0x78)
+			o = msgp.AppendUint32(o, z.SchemaMax)
 		}
 	}
 	return
@@ -5636,6 +5645,12 @@ func (z *JoinRequest) UnmarshalMsg(bts []byte) (o []byte, err error) {
 				err = msgp.WrapError(err, "CSR")
 				return
 			}
+		case "schema_max":
+			z.SchemaMax, bts, err = msgp.ReadUint32Bytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "SchemaMax")
+				return
+			}
 		default:
 			bts, err = msgp.Skip(bts)
 			if err != nil {
@@ -5650,7 +5665,7 @@ func (z *JoinRequest) UnmarshalMsg(bts []byte) (o []byte, err error) {
 
 // Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
 func (z *JoinRequest) Msgsize() (s int) {
-	s = 1 + 7 + msgp.StringPrefixSize + len(z.Secret) + 5 + msgp.StringPrefixSize + len(z.Role) + 8 + msgp.ArrayHeaderSize + (16 * (msgp.ByteSize)) + 5 + msgp.StringPrefixSize + len(z.Name) + 11 + msgp.StringPrefixSize + len(z.MachineID) + 13 + msgp.StringPrefixSize + len(z.ProductUUID) + 4 + msgp.BytesPrefixSize + len(z.CSR)
+	s = 1 + 7 + msgp.StringPrefixSize + len(z.Secret) + 5 + msgp.StringPrefixSize + len(z.Role) + 8 + msgp.ArrayHeaderSize + (16 * (msgp.ByteSize)) + 5 + msgp.StringPrefixSize + len(z.Name) + 11 + msgp.StringPrefixSize + len(z.MachineID) + 13 + msgp.StringPrefixSize + len(z.ProductUUID) + 4 + msgp.BytesPrefixSize + len(z.CSR) + 11 + msgp.Uint32Size
 	return
 }
 

@@ -175,6 +175,8 @@ type JoinRequest struct {
 	MachineID   string `json:"machine_id,omitempty" msg:"machine_id,omitempty"`
 	ProductUUID string `json:"product_uuid,omitempty" msg:"product_uuid,omitempty"`
 	CSR         []byte `json:"csr" msg:"csr,omitempty"` // DER, PKCS #10
+	// SchemaMax is the newest schema that the machine's binary knows.
+	SchemaMax uint32 `json:"schema_max,omitempty" msg:"schema_max,omitempty"`
 }
 
 // JoinResponse answers JoinRequest; Error is set when it was refused.
