@@ -37,7 +37,12 @@ func (a *Agent) join(ctx context.Context) (*cluster.Identity, error) {
 	if a.cfg.Server.Enabled {
 		role = cluster.RoleServer
 	}
+	key, _, err := keyring.NewRequest()
+	if err != nil {
+		return nil, err
+	}
 	o := cluster.JoinOptions{
+		Key:       key, // one for all attempts: an answer that is lost costs nothing
 		Addresses: j.Addresses, Secret: secret, Role: role, Name: a.cfg.Name, Region: a.cfg.Region, NodeID: api.NewID(),
 		MachineID: facts.MachineID, ProductUUID: facts.ProductUUID,
 	}

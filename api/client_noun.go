@@ -53,6 +53,22 @@ func (n NodesClient) Delete(ctx context.Context, d *DeleteRequest, o *WriteOptio
 	return del(ctx, n.c, "/v1/node/%s", d, o)
 }
 
+// Fence takes the operator's word that a node is off for certain: it is lost.
+func (n NodesClient) Fence(ctx context.Context, f *NodeFence, o *WriteOptions) (*NodeResponse, error) {
+	if f.Key == "" {
+		return nil, Errorf(CodeInvalid, "the confirmation is not valid: key: is missing")
+	}
+	return put[NodeResponse](ctx, n.c, n.c.write(http.MethodPost, "/v1/node/"+seg(f.Key)+"/fence", o), f)
+}
+
+// Deny forbids a node to connect, or allows it again.
+func (n NodesClient) Deny(ctx context.Context, d *NodeDeny, o *WriteOptions) (*WriteMeta, error) {
+	if d.Key == "" {
+		return nil, Errorf(CodeInvalid, "the denial is not valid: key: is missing")
+	}
+	return put[WriteMeta](ctx, n.c, n.c.write(http.MethodPut, "/v1/node/"+seg(d.Key)+"/deny", o), d)
+}
+
 // PlacementsClient holds the calls about placements.
 type PlacementsClient struct{ c *Client }
 

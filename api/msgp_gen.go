@@ -5535,8 +5535,8 @@ func (z *ImageUpload) Msgsize() (s int) {
 func (z *JoinRequest) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	// check for omitted fields
-	zb0001Len := uint32(7)
-	var zb0001Mask uint8 /* 7 bits */
+	zb0001Len := uint32(8)
+	var zb0001Mask uint8 /* 8 bits */
 	_ = zb0001Mask
 	if z.Secret == "" {
 		zb0001Len--
@@ -5561,6 +5561,10 @@ func (z *JoinRequest) MarshalMsg(b []byte) (o []byte, err error) {
 	if z.CSR == nil {
 		zb0001Len--
 		zb0001Mask |= 0x40
+	}
+	if z.SchemaMax == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x80
 	}
 	// variable map header, size zb0001Len
 	o = append(o, 0x80|uint8(zb0001Len))
@@ -5599,6 +5603,11 @@ func (z *JoinRequest) MarshalMsg(b []byte) (o []byte, err error) {
 			// string "csr"
 			o = append(o, 0xa3, 0x63, 0x73, 0x72)
 			o = msgp.AppendBytes(o, z.CSR)
+		}
+		if (zb0001Mask & 0x80) == 0 { // if not omitted
+			// string "schema_max"
+			o = append(o, 0xaa, 0x73, 0x63, 0x68, 0x65, 0x6d, 0x61, 0x5f, 0x6d, 0x61, 0x78)
+			o = msgp.AppendUint32(o, z.SchemaMax)
 		}
 	}
 	return
@@ -5664,6 +5673,12 @@ func (z *JoinRequest) UnmarshalMsg(bts []byte) (o []byte, err error) {
 				err = msgp.WrapError(err, "CSR")
 				return
 			}
+		case "schema_max":
+			z.SchemaMax, bts, err = msgp.ReadUint32Bytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "SchemaMax")
+				return
+			}
 		default:
 			bts, err = msgp.Skip(bts)
 			if err != nil {
@@ -5678,7 +5693,7 @@ func (z *JoinRequest) UnmarshalMsg(bts []byte) (o []byte, err error) {
 
 // Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
 func (z *JoinRequest) Msgsize() (s int) {
-	s = 1 + 7 + msgp.StringPrefixSize + len(z.Secret) + 5 + msgp.StringPrefixSize + len(z.Role) + 8 + msgp.ArrayHeaderSize + (16 * (msgp.ByteSize)) + 5 + msgp.StringPrefixSize + len(z.Name) + 11 + msgp.StringPrefixSize + len(z.MachineID) + 13 + msgp.StringPrefixSize + len(z.ProductUUID) + 4 + msgp.BytesPrefixSize + len(z.CSR)
+	s = 1 + 7 + msgp.StringPrefixSize + len(z.Secret) + 5 + msgp.StringPrefixSize + len(z.Role) + 8 + msgp.ArrayHeaderSize + (16 * (msgp.ByteSize)) + 5 + msgp.StringPrefixSize + len(z.Name) + 11 + msgp.StringPrefixSize + len(z.MachineID) + 13 + msgp.StringPrefixSize + len(z.ProductUUID) + 4 + msgp.BytesPrefixSize + len(z.CSR) + 11 + msgp.Uint32Size
 	return
 }
 
@@ -10452,8 +10467,8 @@ func (z *NetworkResponse) Msgsize() (s int) {
 func (z *Node) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	// check for omitted fields
-	zb0001Len := uint32(30)
-	var zb0001Mask uint32 /* 30 bits */
+	zb0001Len := uint32(32)
+	var zb0001Mask uint32 /* 32 bits */
 	_ = zb0001Mask
 	if z.Name == "" {
 		zb0001Len--
@@ -10566,6 +10581,14 @@ func (z *Node) MarshalMsg(b []byte) (o []byte, err error) {
 	if z.ModifyIndex == 0 {
 		zb0001Len--
 		zb0001Mask |= 0x20000000
+	}
+	if z.CPURatioSet == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x40000000
+	}
+	if z.MemoryRatioSet == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x80000000
 	}
 	// variable map header, size zb0001Len
 	o = msgp.AppendMapHeader(o, zb0001Len)
@@ -10805,6 +10828,16 @@ func (z *Node) MarshalMsg(b []byte) (o []byte, err error) {
 			// string "modify_index"
 			o = append(o, 0xac, 0x6d, 0x6f, 0x64, 0x69, 0x66, 0x79, 0x5f, 0x69, 0x6e, 0x64, 0x65, 0x78)
 			o = msgp.AppendUint64(o, uint64(z.ModifyIndex))
+		}
+		if (zb0001Mask & 0x40000000) == 0 { // if not omitted
+			// string "cpu_ratio_set"
+			o = append(o, 0xad, 0x63, 0x70, 0x75, 0x5f, 0x72, 0x61, 0x74, 0x69, 0x6f, 0x5f, 0x73, 0x65, 0x74)
+			o = msgp.AppendFloat64(o, z.CPURatioSet)
+		}
+		if (zb0001Mask & 0x80000000) == 0 { // if not omitted
+			// string "memory_ratio_set"
+			o = append(o, 0xb0, 0x6d, 0x65, 0x6d, 0x6f, 0x72, 0x79, 0x5f, 0x72, 0x61, 0x74, 0x69, 0x6f, 0x5f, 0x73, 0x65, 0x74)
+			o = msgp.AppendFloat64(o, z.MemoryRatioSet)
 		}
 	}
 	return
@@ -11168,6 +11201,18 @@ func (z *Node) UnmarshalMsg(bts []byte) (o []byte, err error) {
 				}
 				z.ModifyIndex = Index(zb0015)
 			}
+		case "cpu_ratio_set":
+			z.CPURatioSet, bts, err = msgp.ReadFloat64Bytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "CPURatioSet")
+				return
+			}
+		case "memory_ratio_set":
+			z.MemoryRatioSet, bts, err = msgp.ReadFloat64Bytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "MemoryRatioSet")
+				return
+			}
 		default:
 			bts, err = msgp.Skip(bts)
 			if err != nil {
@@ -11206,7 +11251,7 @@ func (z *Node) Msgsize() (s int) {
 	for za0007 := range z.NUMA {
 		s += z.NUMA[za0007].Msgsize()
 	}
-	s += 9 + msgp.BoolSize + 7 + msgp.StringPrefixSize + len(string(z.Status)) + 12 + msgp.StringPrefixSize + len(z.StatusNote) + 12 + msgp.StringPrefixSize + len(string(z.Eligibility)) + 12 + msgp.StringPrefixSize + len(z.Unreachable) + 12 + msgp.Int64Size + 12 + msgp.Int64Size + 13 + msgp.Uint64Size + 13 + msgp.Uint64Size
+	s += 9 + msgp.BoolSize + 7 + msgp.StringPrefixSize + len(string(z.Status)) + 12 + msgp.StringPrefixSize + len(z.StatusNote) + 12 + msgp.StringPrefixSize + len(string(z.Eligibility)) + 12 + msgp.StringPrefixSize + len(z.Unreachable) + 12 + msgp.Int64Size + 12 + msgp.Int64Size + 13 + msgp.Uint64Size + 13 + msgp.Uint64Size + 14 + msgp.Float64Size + 17 + msgp.Float64Size
 	return
 }
 
@@ -11368,8 +11413,8 @@ func (z *NodeBeat) Msgsize() (s int) {
 func (z *NodeBeaten) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	// check for omitted fields
-	zb0001Len := uint32(5)
-	var zb0001Mask uint8 /* 5 bits */
+	zb0001Len := uint32(6)
+	var zb0001Mask uint8 /* 6 bits */
 	_ = zb0001Mask
 	if z.Seq == 0 {
 		zb0001Len--
@@ -11390,6 +11435,10 @@ func (z *NodeBeaten) MarshalMsg(b []byte) (o []byte, err error) {
 	if z.Servers == nil {
 		zb0001Len--
 		zb0001Mask |= 0x10
+	}
+	if z.Denied == nil {
+		zb0001Len--
+		zb0001Mask |= 0x20
 	}
 	// variable map header, size zb0001Len
 	o = append(o, 0x80|uint8(zb0001Len))
@@ -11422,6 +11471,14 @@ func (z *NodeBeaten) MarshalMsg(b []byte) (o []byte, err error) {
 			o = msgp.AppendArrayHeader(o, uint32(len(z.Servers)))
 			for za0001 := range z.Servers {
 				o = msgp.AppendString(o, z.Servers[za0001])
+			}
+		}
+		if (zb0001Mask & 0x20) == 0 { // if not omitted
+			// string "denied"
+			o = append(o, 0xa6, 0x64, 0x65, 0x6e, 0x69, 0x65, 0x64)
+			o = msgp.AppendArrayHeader(o, uint32(len(z.Denied)))
+			for za0002 := range z.Denied {
+				o = msgp.AppendBytes(o, (z.Denied[za0002])[:])
 			}
 		}
 	}
@@ -11493,6 +11550,25 @@ func (z *NodeBeaten) UnmarshalMsg(bts []byte) (o []byte, err error) {
 					return
 				}
 			}
+		case "denied":
+			var zb0004 uint32
+			zb0004, bts, err = msgp.ReadArrayHeaderBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Denied")
+				return
+			}
+			if cap(z.Denied) >= int(zb0004) {
+				z.Denied = (z.Denied)[:zb0004]
+			} else {
+				z.Denied = make([]ID, zb0004)
+			}
+			for za0002 := range z.Denied {
+				bts, err = msgp.ReadExactBytes(bts, (z.Denied[za0002])[:])
+				if err != nil {
+					err = msgp.WrapError(err, "Denied", za0002)
+					return
+				}
+			}
 		default:
 			bts, err = msgp.Skip(bts)
 			if err != nil {
@@ -11511,6 +11587,167 @@ func (z *NodeBeaten) Msgsize() (s int) {
 	for za0001 := range z.Servers {
 		s += msgp.StringPrefixSize + len(z.Servers[za0001])
 	}
+	s += 7 + msgp.ArrayHeaderSize + (len(z.Denied) * (16 * (msgp.ByteSize)))
+	return
+}
+
+// MarshalMsg implements msgp.Marshaler
+func (z NodeDeny) MarshalMsg(b []byte) (o []byte, err error) {
+	o = msgp.Require(b, z.Msgsize())
+	// check for omitted fields
+	zb0001Len := uint32(3)
+	var zb0001Mask uint8 /* 3 bits */
+	_ = zb0001Mask
+	if z.Key == "" {
+		zb0001Len--
+		zb0001Mask |= 0x1
+	}
+	if z.Allow == false {
+		zb0001Len--
+		zb0001Mask |= 0x2
+	}
+	if z.Reason == "" {
+		zb0001Len--
+		zb0001Mask |= 0x4
+	}
+	// variable map header, size zb0001Len
+	o = append(o, 0x80|uint8(zb0001Len))
+
+	// skip if no fields are to be emitted
+	if zb0001Len != 0 {
+		if (zb0001Mask & 0x1) == 0 { // if not omitted
+			// string "key"
+			o = append(o, 0xa3, 0x6b, 0x65, 0x79)
+			o = msgp.AppendString(o, z.Key)
+		}
+		if (zb0001Mask & 0x2) == 0 { // if not omitted
+			// string "allow"
+			o = append(o, 0xa5, 0x61, 0x6c, 0x6c, 0x6f, 0x77)
+			o = msgp.AppendBool(o, z.Allow)
+		}
+		if (zb0001Mask & 0x4) == 0 { // if not omitted
+			// string "reason"
+			o = append(o, 0xa6, 0x72, 0x65, 0x61, 0x73, 0x6f, 0x6e)
+			o = msgp.AppendString(o, z.Reason)
+		}
+	}
+	return
+}
+
+// UnmarshalMsg implements msgp.Unmarshaler
+func (z *NodeDeny) UnmarshalMsg(bts []byte) (o []byte, err error) {
+	var field []byte
+	_ = field
+	var zb0001 uint32
+	zb0001, bts, err = msgp.ReadMapHeaderBytes(bts)
+	if err != nil {
+		err = msgp.WrapError(err)
+		return
+	}
+	for zb0001 > 0 {
+		zb0001--
+		field, bts, err = msgp.ReadMapKeyZC(bts)
+		if err != nil {
+			err = msgp.WrapError(err)
+			return
+		}
+		switch msgp.UnsafeString(field) {
+		case "key":
+			z.Key, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Key")
+				return
+			}
+		case "allow":
+			z.Allow, bts, err = msgp.ReadBoolBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Allow")
+				return
+			}
+		case "reason":
+			z.Reason, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Reason")
+				return
+			}
+		default:
+			bts, err = msgp.Skip(bts)
+			if err != nil {
+				err = msgp.WrapError(err)
+				return
+			}
+		}
+	}
+	o = bts
+	return
+}
+
+// Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
+func (z NodeDeny) Msgsize() (s int) {
+	s = 1 + 4 + msgp.StringPrefixSize + len(z.Key) + 6 + msgp.BoolSize + 7 + msgp.StringPrefixSize + len(z.Reason)
+	return
+}
+
+// MarshalMsg implements msgp.Marshaler
+func (z NodeFence) MarshalMsg(b []byte) (o []byte, err error) {
+	o = msgp.Require(b, z.Msgsize())
+	// check for omitted fields
+	zb0001Len := uint32(1)
+	var zb0001Mask uint8 /* 1 bits */
+	_ = zb0001Mask
+	if z.Key == "" {
+		zb0001Len--
+		zb0001Mask |= 0x1
+	}
+	// variable map header, size zb0001Len
+	o = append(o, 0x80|uint8(zb0001Len))
+	if (zb0001Mask & 0x1) == 0 { // if not omitted
+		// string "key"
+		o = append(o, 0xa3, 0x6b, 0x65, 0x79)
+		o = msgp.AppendString(o, z.Key)
+	}
+	return
+}
+
+// UnmarshalMsg implements msgp.Unmarshaler
+func (z *NodeFence) UnmarshalMsg(bts []byte) (o []byte, err error) {
+	var field []byte
+	_ = field
+	var zb0001 uint32
+	zb0001, bts, err = msgp.ReadMapHeaderBytes(bts)
+	if err != nil {
+		err = msgp.WrapError(err)
+		return
+	}
+	for zb0001 > 0 {
+		zb0001--
+		field, bts, err = msgp.ReadMapKeyZC(bts)
+		if err != nil {
+			err = msgp.WrapError(err)
+			return
+		}
+		switch msgp.UnsafeString(field) {
+		case "key":
+			z.Key, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Key")
+				return
+			}
+		default:
+			bts, err = msgp.Skip(bts)
+			if err != nil {
+				err = msgp.WrapError(err)
+				return
+			}
+		}
+	}
+	o = bts
+	return
+}
+
+// Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
+func (z NodeFence) Msgsize() (s int) {
+	s = 1 + 4 + msgp.StringPrefixSize + len(z.Key)
 	return
 }
 

@@ -60,6 +60,10 @@ type Node struct {
 	CreateTime  Time   `json:"create_time,omitempty" msg:"create_time,omitempty"`
 	CreateIndex Index  `json:"create_index,omitempty" msg:"create_index,omitempty"`
 	ModifyIndex Index  `json:"modify_index,omitempty" msg:"modify_index,omitempty"`
+	// CPURatioSet and MemoryRatioSet are the ratios that an operator chose, which
+	// stand above those of the node's configuration; 0: none.
+	CPURatioSet    float64 `json:"cpu_ratio_set,omitempty" msg:"cpu_ratio_set,omitempty"`
+	MemoryRatioSet float64 `json:"memory_ratio_set,omitempty" msg:"memory_ratio_set,omitempty"`
 }
 
 // NodePool is a pool as one node sees it.
@@ -176,6 +180,8 @@ type NodeBeaten struct {
 	// Register: the server does not know this session; register again.
 	Register bool     `json:"register,omitempty" msg:"register,omitempty"`
 	Servers  []string `json:"servers,omitempty" msg:"servers,omitempty"`
+	// Denied are the nodes whose certificates count no more.
+	Denied []ID `json:"denied,omitempty" msg:"denied,omitempty"`
 }
 
 // NodeStats is a sample of a machine's load.

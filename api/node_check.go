@@ -102,3 +102,18 @@ func (r *JoinRequest) Validate() error {
 	}
 	return c.err("the join request")
 }
+
+// Validate checks the fields.
+func (f *NodeFence) Validate() error {
+	var c checks
+	c.key("key", f.Key)
+	return c.err("the confirmation")
+}
+
+// Validate checks the fields.
+func (d *NodeDeny) Validate() error {
+	var c checks
+	c.key("key", d.Key)
+	c.ascii("reason", d.Reason, 300)
+	return c.err("the denial")
+}

@@ -153,6 +153,20 @@ type RecoveryEnd struct {
 	Fenced []string `json:"fenced,omitempty" msg:"fenced,omitempty"`
 }
 
+// NodeFence is an operator's word that a node is off for certain. It is taken as
+// evidence: the node counts as lost.
+type NodeFence struct {
+	Key string `json:"key" msg:"key,omitempty"`
+}
+
+// NodeDeny forbids a node to connect, or allows it again. A node that never
+// registered is named by its id.
+type NodeDeny struct {
+	Key    string `json:"key" msg:"key,omitempty"`
+	Allow  bool   `json:"allow,omitempty" msg:"allow,omitempty"`
+	Reason string `json:"reason,omitempty" msg:"reason,omitempty"`
+}
+
 // Bootstrap makes the first management token; only over the root-only socket.
 type Bootstrap struct{}
 
@@ -165,6 +179,8 @@ type JoinRequest struct {
 	MachineID   string `json:"machine_id,omitempty" msg:"machine_id,omitempty"`
 	ProductUUID string `json:"product_uuid,omitempty" msg:"product_uuid,omitempty"`
 	CSR         []byte `json:"csr" msg:"csr,omitempty"` // DER, PKCS #10
+	// SchemaMax is the newest schema that the machine's binary knows.
+	SchemaMax uint32 `json:"schema_max,omitempty" msg:"schema_max,omitempty"`
 }
 
 // JoinResponse answers JoinRequest; Error is set when it was refused.

@@ -29,10 +29,12 @@ type fakeNode struct {
 	pool    *rpc.Pool
 	servers rpc.Caller
 	seq     *atomic.Uint64
-	hush    context.CancelFunc // ends the beats; set by ready
+	hush    func() // ends the beats; set by ready
+	rest    func() // ends the obedience; set by working
 
 	mu     *sync.Mutex       // a pointer, so that a test can copy the node
 	images map[string][]byte // by checksum
+	stuck  bool              // takes no image's content
 }
 
 // newNode makes a machine with 8 cores and 16 GiB; it does not register.
@@ -107,7 +109,11 @@ func (n *fakeNode) console(_ context.Context, _ *api.GetRequest, s api.Stream) e
 	}
 }
 
-func (n *fakeNode) imagePut(_ context.Context, q *api.ImageUpload, s api.Stream) error {
+func (n *fakeNode) imagePut(ctx context.Context, q *api.ImageUpload, s api.Stream) error {
+	if n.stuck {
+		<-ctx.Done()
+		return ctx.Err()
+	}
 	var b []byte
 	if err := copyChunks(s, func(c *api.Chunk) error { b = append(b, c.Data...); return nil }); err != nil {
 		return err
@@ -304,8 +310,15 @@ func (r *region) working(name string, change ...func(*api.Node)) *fakeNode {
 	ctx, cancel := context.WithCancel(r.t.Context())
 	var wg sync.WaitGroup
 	wg.Go(func() { n.obey(ctx) })
-	r.t.Cleanup(func() { cancel(); wg.Wait() })
+	n.rest = func() { cancel(); wg.Wait() }
+	r.t.Cleanup(n.rest)
 	return n
+}
+
+// die ends the node: it neither beats nor obeys any more.
+func (n *fakeNode) die() {
+	n.quiet()
+	n.rest()
 }
 
 // vm waits until a VM is in a state.

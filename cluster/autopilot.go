@@ -191,6 +191,8 @@ func (s *Server) reconcileMembers(ctx context.Context) error {
 		}
 		var err error
 		switch {
+		case m.Status == peer.StatusAlive && !in && s.knowsSchema("server "+m.Name, m.SchemaMax) != nil:
+			s.log.Warn("a server is too old to join Raft", "server", m.Name, "knows", m.SchemaMax)
 		case m.Status == peer.StatusAlive && !in && denied(m.ID) == nil:
 			s.log.Info("a server joins Raft without a vote", "server", m.Name, "id", m.ID, "address", m.Address)
 			err = s.raft.AddNonvoter(id, addr, 0, 0).Error()

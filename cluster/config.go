@@ -97,6 +97,8 @@ type Config struct {
 
 	fastGossip bool          // tests
 	leaveDelay time.Duration // how long a leave may spread
+	// How long a copy of an image may stand still, and be checked.
+	imageStall, imageFinish time.Duration
 }
 
 // withDefaults fills in what is not set and refuses what cannot work.
@@ -131,6 +133,9 @@ func (c Config) withDefaults() (*Config, error) {
 	}
 	if c.leaveDelay == 0 {
 		c.leaveDelay = time.Second
+	}
+	if c.imageStall == 0 {
+		c.imageStall, c.imageFinish = imageStall, imageFinish
 	}
 	if c.Clock == nil {
 		c.Clock = boottime

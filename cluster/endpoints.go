@@ -28,6 +28,7 @@ func (s *Server) endpoints() {
 	s.operatorEndpoints()
 	s.snapshotEndpoints()
 	s.schemaEndpoints()
+	s.fenceEndpoints()
 }
 
 type handler[Q, R any] = func(context.Context, *Q) (*R, error)

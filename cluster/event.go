@@ -167,8 +167,9 @@ func (s *Server) eventList(ctx context.Context, req *api.EventListRequest) (*api
 	defer stop()
 	resp := &api.EventListResponse{}
 	for {
-		resp.Index = max(s.events.Last(), 1)
-		resp.Items, resp.Gap = s.events.List(all, req.MinIndex, int(req.Limit))
+		var last api.Index
+		resp.Items, last, resp.Gap = s.events.List(all, req.MinIndex, int(req.Limit))
+		resp.Index = max(last, 1)
 		if bad != nil {
 			return nil, bad
 		}
@@ -184,9 +185,6 @@ func (s *Server) eventList(ctx context.Context, req *api.EventListRequest) (*api
 			}
 			break
 		}
-	}
-	if n := len(resp.Items); n > 0 {
-		resp.Index = max(resp.Index, resp.Items[n-1].Index)
 	}
 	s.label(&req.QueryOptions, &resp.QueryMeta)
 	return resp, nil

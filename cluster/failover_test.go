@@ -148,6 +148,18 @@ func TestHashesAreComparedThroughTheLog(t *testing.T) {
 		})
 	}
 	r.converge()
+	eventually(t, "every server has made its hash, beside what it applies", func() bool {
+		for _, m := range r.alive() {
+			p := m.fsm.LastHash()
+			if p == nil {
+				return false
+			}
+			if _, ok := p.Made(); !ok {
+				return false
+			}
+		}
+		return true
+	})
 	st := mustCall[api.StatusResponse](r, "Status.Leader", &api.ListRequest{})
 	must.Eq(t, 64, len(st.StateHash))
 	must.Greater(t, 0, st.HashIndex)

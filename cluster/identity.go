@@ -2,11 +2,13 @@ package cluster
 
 import (
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/novacron/novacron/api"
 	"github.com/novacron/novacron/cluster/keyring"
@@ -47,7 +49,13 @@ type Identity struct {
 const (
 	identityFile = "identity.json"
 	rootKeyFile  = "root.key"
+	// pairFile holds the certificate and its key: one file, so that a crash while
+	// they are renewed never leaves one without the other.
+	pairFile = "tls/node.pem"
 )
+
+// pairFiles are where earlier versions kept the certificate and the key.
+var pairFiles = [2]string{"tls/cert.pem", "tls/key.pem"}
 
 // secretFiles are the files beside identity.json; all are 0600.
 func (id *Identity) secretFiles() []struct {
@@ -58,8 +66,7 @@ func (id *Identity) secretFiles() []struct {
 		path string
 		data *[]byte
 	}{
-		{"tls/ca.pem", &id.CA}, {"tls/cert.pem", &id.Cert}, {"tls/key.pem", &id.Key},
-		{"gossip.key", &id.GossipKey}, {"ca.sealed", &id.SealedCA},
+		{"tls/ca.pem", &id.CA}, {"gossip.key", &id.GossipKey}, {"ca.sealed", &id.SealedCA},
 	}
 }
 
@@ -83,12 +90,55 @@ func LoadIdentity(dir string) (*Identity, error) {
 			return nil, err
 		}
 	}
+	if err := id.loadPair(dir); err != nil {
+		return nil, err
+	}
 	if id.Role == RoleServer {
 		if id.RootKey, err = keyring.LoadRootKey(filepath.Join(dir, rootKeyFile)); err != nil {
 			return nil, api.Errorf(api.CodeConfig, "%v", err)
 		}
 	}
 	return id, nil
+}
+
+// loadPair reads the certificate and its key.
+func (id *Identity) loadPair(dir string) error {
+	b, err := os.ReadFile(filepath.Join(dir, pairFile))
+	if err == nil {
+		for block, rest := pem.Decode(b); block != nil; block, rest = pem.Decode(rest) {
+			to := &id.Key
+			if block.Type == "CERTIFICATE" {
+				to = &id.Cert
+			}
+			*to = append(*to, pem.EncodeToMemory(block)...)
+		}
+		return nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for i, to := range []*[]byte{&id.Cert, &id.Key} {
+		if *to, err = os.ReadFile(filepath.Join(dir, pairFiles[i])); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// savePair writes the certificate and its key at once.
+func (id *Identity) savePair(dir string) error {
+	if len(id.Cert) == 0 && len(id.Key) == 0 {
+		return nil
+	}
+	if err := writeFile(filepath.Join(dir, pairFile), slices.Concat(id.Cert, id.Key)); err != nil {
+		return err
+	}
+	for _, old := range pairFiles {
+		if err := os.Remove(filepath.Join(dir, old)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 // Save writes the identity to a data folder, the stamp last, each file whole or
@@ -108,6 +158,9 @@ func (id *Identity) Save(dir string) error {
 		if err := writeFile(path, *f.data); err != nil {
 			return err
 		}
+	}
+	if err := id.savePair(dir); err != nil {
+		return err
 	}
 	if id.Role == RoleServer {
 		if err := keyring.SaveRootKey(filepath.Join(dir, rootKeyFile), id.RootKey); err != nil && !errors.Is(err, fs.ErrExist) {

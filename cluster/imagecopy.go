@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -17,6 +18,10 @@ import (
 const (
 	imageCopies  = 2
 	replicaCheck = 30 * time.Second
+	// A copy that stands still for imageStall is given up; the node that got all
+	// of it has imageFinish to check it.
+	imageStall  = time.Minute
+	imageFinish = 10 * time.Minute
 )
 
 // copyChunks passes a stream's chunks to send until it ends.
@@ -183,8 +188,12 @@ func (s *Server) copiesOf(st *fsm.State, im *api.Image) int {
 }
 
 func (s *Server) copyImage(ctx context.Context, st *fsm.State, im *api.Image, to *api.Node) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stall := time.AfterFunc(s.cfg.imageStall, func() {
+		cancel(api.Errorf(api.CodeDeadline, "the copy stood still"))
+	})
+	defer stall.Stop()
 	from, err := s.openImage(ctx, st, im)
 	if err != nil {
 		return err
@@ -196,12 +205,17 @@ func (s *Server) copyImage(ctx context.Context, st *fsm.State, im *api.Image, to
 	if err != nil {
 		return err
 	}
-	if err := copyChunks(from, w.write); err != nil {
-		return err
+	err = copyChunks(from, func(c *api.Chunk) error {
+		stall.Reset(s.cfg.imageStall)
+		return w.write(c)
+	})
+	if err != nil {
+		return cmp.Or(context.Cause(ctx), err)
 	}
+	stall.Reset(s.cfg.imageFinish)
 	got, err := w.finish()
 	if err != nil {
-		return err
+		return cmp.Or(context.Cause(ctx), err)
 	}
 	_, err = s.Apply(ctx, &fsm.ImageReplicas{ID: im.ID, Add: got.Replicas, VirtualSize: got.VirtualSize})
 	return err

@@ -9,6 +9,7 @@ import (
 	"github.com/novacron/novacron/api"
 	"github.com/novacron/novacron/cluster/keyring"
 	"github.com/novacron/novacron/cluster/rpc"
+	"github.com/novacron/novacron/fsm"
 )
 
 // InitOptions say what cluster to make.
@@ -110,6 +111,9 @@ type JoinOptions struct {
 	Region      string // if set, the region that is expected
 	MachineID   string
 	ProductUUID string
+	// Key is the private key (PEM); default: a new one. Who tries again with the
+	// same key and node id pays one use of the token only.
+	Key []byte
 }
 
 // Join joins a cluster and stamps an empty data folder with it. The server's
@@ -125,11 +129,19 @@ func Join(ctx context.Context, dir string, o JoinOptions) (*Identity, error) {
 	if o.NodeID.IsZero() {
 		o.NodeID = api.NewID()
 	}
-	key, csr, err := keyring.NewRequest()
+	key, csr, err := o.Key, []byte(nil), error(nil)
+	if key == nil {
+		key, csr, err = keyring.NewRequest()
+	} else {
+		csr, err = keyring.RequestFor(key)
+	}
 	if err != nil {
 		return nil, err
 	}
-	req := api.JoinRequest{Role: o.Role, NodeID: o.NodeID, Name: o.Name, MachineID: o.MachineID, ProductUUID: o.ProductUUID, CSR: csr}
+	req := api.JoinRequest{
+		Role: o.Role, NodeID: o.NodeID, Name: o.Name, MachineID: o.MachineID, ProductUUID: o.ProductUUID, CSR: csr,
+		SchemaMax: fsm.DefaultRegistry().Newest(),
+	}
 	resp, err := joinAny(ctx, o, req)
 	if err != nil {
 		return nil, err

@@ -2,6 +2,8 @@ package cluster
 
 import (
 	"context"
+	"crypto/sha256"
+	"fmt"
 	"slices"
 	"time"
 
@@ -96,10 +98,24 @@ func (s *Server) joinLeader(ctx context.Context, req *api.JoinRequest) (*api.Joi
 	if sec.CAHash != ca.Fingerprint() {
 		return nil, refused("the token is of another cluster")
 	}
+	key, err := ca.CheckRequest(req.CSR)
+	if err != nil {
+		return nil, err
+	}
+	if req.Role == RoleServer {
+		if err := s.knowsSchema("server "+req.Name, req.SchemaMax); err != nil {
+			return nil, err
+		}
+	}
 	st := s.fsm.State()
 	rec := st.Token(sec.Accessor)
 	hash := keyring.HashSecret(req.Secret)
+	// The answer may have been lost. The same machine with the same key may ask
+	// again for as long as keys of writes are remembered, at no further cost.
+	idem := &fsm.IdemKey{Accessor: sec.Accessor, Key: fmt.Sprintf("join %s %x", req.NodeID, key[:8]), BodyHash: joinHash(req, hash, key)}
+	again := st.Answered(idem)
 	switch {
+	case again && st.Denied(req.NodeID) == nil:
 	case rec == nil || rec.Token.Type != api.TokenJoin || !hash.Equal(rec.Hash):
 		return nil, refused("the token is not known").WithHint("it may have expired or have been used up")
 	case rec.Token.Role != req.Role:
@@ -112,8 +128,15 @@ func (s *Server) joinLeader(ctx context.Context, req *api.JoinRequest) (*api.Joi
 	if err := s.unclaimed(st, req); err != nil {
 		return nil, err
 	}
-	if _, err := s.Apply(ctx, &fsm.TokenUse{Accessor: sec.Accessor, Role: req.Role, NodeID: req.NodeID}); err != nil {
-		return nil, err
+	if !again {
+		if !s.IsLeader() {
+			return nil, errNotLeading()
+		}
+		m := s.meta(ctx)
+		m.Idem = idem
+		if _, err := s.propose(ctx, &fsm.TokenUse{Accessor: sec.Accessor, Role: req.Role, NodeID: req.NodeID}, m); err != nil {
+			return nil, err
+		}
 	}
 	name := api.CertName{Region: s.id.Region, Role: req.Role, NodeID: req.NodeID}
 	cert, err := ca.Sign(req.CSR, name, s.cfg.Now())
@@ -134,10 +157,20 @@ func (s *Server) joinLeader(ctx context.Context, req *api.JoinRequest) (*api.Joi
 	return resp, nil
 }
 
+// joinHash tells one join from another: the secret, who asks, and for which key.
+func joinHash(req *api.JoinRequest, secret keyring.Hash, key [sha256.Size]byte) []byte {
+	h := sha256.New()
+	for _, b := range [][]byte{secret[:], key[:], []byte(req.Role), {0}, []byte(req.MachineID), {0}, []byte(req.ProductUUID)} {
+		h.Write(b)
+	}
+	return h.Sum(nil)
+}
+
 // unclaimed refuses a node id that another machine has.
 func (s *Server) unclaimed(st *fsm.State, req *api.JoinRequest) error {
-	if n := st.Node(req.NodeID); n != nil && n.MachineID != req.MachineID {
-		return api.Errorf(api.CodeNodeDuplicate, "node id %s belongs to %s (machine %s), not to machine %s", n.ID, n.Name, n.MachineID, req.MachineID)
+	if n := st.Node(req.NodeID); n != nil && (n.MachineID != req.MachineID || n.ProductUUID != req.ProductUUID) {
+		return api.Errorf(api.CodeNodeDuplicate, "node id %s belongs to %s (machine %s, product %s), not to machine %s, product %s",
+			n.ID, n.Name, n.MachineID, n.ProductUUID, req.MachineID, req.ProductUUID)
 	}
 	f := s.raft.GetConfiguration()
 	if err := f.Error(); err != nil {

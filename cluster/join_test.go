@@ -2,18 +2,22 @@ package cluster
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/shoenig/test/must"
 
 	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/cluster/keyring"
 	"github.com/novacron/novacron/cluster/rpc"
+	"github.com/novacron/novacron/fsm"
 )
 
 // onDisk starts a server from a data folder, on loopback ports.
@@ -225,4 +229,110 @@ func TestRaftOfAnotherClusterIsRefused(t *testing.T) {
 	_, err = New(t.Context(), m.cfg)
 	must.ErrorIs(t, err, code(api.CodeConfig))
 	must.StrContains(t, err.Error(), "belongs to cluster")
+}
+
+// A crash while a certificate is renewed leaves the old pair or the new one.
+func TestACertificateAndItsKeyAreOneFile(t *testing.T) {
+	dir := t.TempDir()
+	id, err := Init(dir, InitOptions{Region: "eu", Name: "a"})
+	must.NoError(t, err)
+	other, err := NewIdentity(InitOptions{Region: "eu", Name: "a"})
+	must.NoError(t, err)
+	next := *id
+	next.Cert, next.Key = other.Cert, other.Key
+	// The write of a key of its own would fail now.
+	must.NoError(t, os.RemoveAll(filepath.Join(dir, "tls/key.pem")))
+	must.NoError(t, os.MkdirAll(filepath.Join(dir, "tls/key.pem/x"), 0o700))
+	must.Error(t, next.Save(dir))
+	got, err := LoadIdentity(dir)
+	must.NoError(t, err)
+	_, err = tls.X509KeyPair(got.Cert, got.Key)
+	must.NoError(t, err)
+
+	// What an earlier version wrote is read, and becomes one file.
+	old := t.TempDir()
+	must.NoError(t, id.Save(old))
+	must.NoError(t, os.Remove(filepath.Join(old, pairFile)))
+	for i, b := range [][]byte{id.Cert, id.Key} {
+		must.NoError(t, os.WriteFile(filepath.Join(old, pairFiles[i]), b, 0o600))
+	}
+	got, err = LoadIdentity(old)
+	must.NoError(t, err)
+	must.Eq(t, string(id.Key), string(got.Key))
+	must.NoError(t, got.Save(old))
+	got, err = LoadIdentity(old)
+	must.NoError(t, err)
+	must.Eq(t, string(id.Cert), string(got.Cert))
+	must.Eq(t, string(id.Key), string(got.Key))
+	_, err = os.Stat(filepath.Join(old, pairFiles[1]))
+	must.ErrorIs(t, err, os.ErrNotExist)
+}
+
+// joinToken makes a join token with one use.
+func (r *region) joinToken(role string) string {
+	r.t.Helper()
+	return mustCall[api.TokenCreated](r, "Token.Create", &api.TokenCreate{Type: api.TokenJoin, Role: role, Uses: 1, TTL: api.Duration(time.Hour)}).Secret
+}
+
+// join asks the leader as a client with a new key would; change may change that.
+func (r *region) join(secret string, change func(*api.JoinRequest)) (*api.JoinResponse, error) {
+	r.t.Helper()
+	_, csr, err := keyring.NewRequest()
+	must.NoError(r.t, err)
+	req := &api.JoinRequest{Secret: secret, Role: "client", NodeID: api.NewID(), Name: "n1", MachineID: "machine-n1", ProductUUID: "product-n1", CSR: csr}
+	change(req)
+	return r.leader().joinLeader(r.t.Context(), req)
+}
+
+func TestAJoinCostsOneUseHoweverOftenItIsAsked(t *testing.T) {
+	var ahead atomic.Int64
+	r := newWorld(t).region("eu", 1, func(c *Config) {
+		c.Now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+	})
+	secret, id := r.joinToken("client"), api.NewID()
+	_, err := r.join(secret, func(q *api.JoinRequest) { q.CSR = []byte("nonsense") })
+	must.ErrorIs(t, err, code(api.CodeInvalid), must.Sprint("a bad request costs nothing"))
+
+	key, csr, err := keyring.NewRequest()
+	must.NoError(t, err)
+	own := func(q *api.JoinRequest) { q.NodeID, q.CSR = id, csr }
+	_, err = r.join(secret, own)
+	must.NoError(t, err)
+	again, err := keyring.RequestFor(key)
+	must.NoError(t, err)
+	_, err = r.join(secret, func(q *api.JoinRequest) { q.NodeID, q.CSR = id, again })
+	must.NoError(t, err, must.Sprint("the answer may have been lost"))
+
+	for _, other := range []func(*api.JoinRequest){
+		func(q *api.JoinRequest) { q.NodeID = id },
+		func(q *api.JoinRequest) { q.CSR = csr },
+		func(q *api.JoinRequest) { own(q); q.MachineID = "another" },
+		func(q *api.JoinRequest) { own(q); q.Role = "server" },
+		func(q *api.JoinRequest) { own(q); q.Secret = q.Secret[:len(q.Secret)-2] + "xx" },
+	} {
+		_, err = r.join(secret, other)
+		must.ErrorIs(t, err, code(api.CodeJoinRefused))
+	}
+	r.apply(deny(id))
+	_, err = r.join(secret, own)
+	must.Error(t, err, must.Sprint("denied in the meantime"))
+	r.apply(&fsm.NodeDeny{NodeID: id, Allow: true})
+	ahead.Store(int64(11 * time.Minute))
+	r.apply(noop())
+	_, err = r.join(secret, own)
+	must.ErrorIs(t, err, code(api.CodeJoinRefused), must.Sprint("too late"))
+}
+
+func TestANodeIDIsBoundToItsMachineAndProduct(t *testing.T) {
+	r := newWorld(t).region("eu", 1)
+	n := r.newNode("n1").ready()
+	for _, other := range []func(*api.JoinRequest){
+		func(q *api.JoinRequest) { q.MachineID = "another" },
+		func(q *api.JoinRequest) { q.ProductUUID = "another" },
+	} {
+		_, err := r.join(r.joinToken("client"), func(q *api.JoinRequest) { q.NodeID = n.node.ID; other(q) })
+		must.ErrorIs(t, err, code(api.CodeNodeDuplicate))
+	}
+	_, err := r.join(r.joinToken("client"), func(q *api.JoinRequest) { q.NodeID = n.node.ID })
+	must.NoError(t, err)
 }

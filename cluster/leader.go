@@ -120,6 +120,8 @@ func (s *Server) lead(ctx context.Context) {
 			return
 		}
 	}
+	// Before the duties: what they propose would be refused.
+	s.leadership.set(true, s.raft.CommitIndex())
 	g, ctx := errgroup.WithContext(ctx)
 	for _, d := range s.duties() {
 		g.Go(func() error {
@@ -127,7 +129,6 @@ func (s *Server) lead(ctx context.Context) {
 			return nil
 		})
 	}
-	s.leadership.set(true, s.raft.CommitIndex())
 	_ = g.Wait() // no duty returns an error: serve keeps them
 }
 

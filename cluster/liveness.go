@@ -34,14 +34,15 @@ func (s *Server) flushBeats(ctx context.Context, batch []*timedBeat) ([]*api.Nod
 		return nil, errNotLeading()
 	}
 	st := s.fsm.State()
-	servers := s.serverAddrs()
+	servers, denied := s.serverAddrs(), deniedIDs(st)
 	out := make([]*api.NodeBeaten, len(batch))
 	wake := false
 	for i, b := range batch {
-		ack := &api.NodeBeaten{Seq: b.beat.Seq, Generation: st.Generation(), Heartbeat: api.Duration(heartbeat), Servers: servers}
+		ack := &api.NodeBeaten{Seq: b.beat.Seq, Generation: st.Generation(), Heartbeat: api.Duration(heartbeat), Servers: servers, Denied: denied}
 		out[i] = ack
 		n := st.Node(b.beat.NodeID)
-		if n == nil || st.Session(n.ID) != b.beat.SessionID {
+		if n == nil || st.Session(n.ID) != b.beat.SessionID || n.Status == api.NodeLost {
+			// One that was confirmed off and is not comes back by registering.
 			ack.Register = true
 			continue
 		}
@@ -56,6 +57,15 @@ func (s *Server) flushBeats(ctx context.Context, batch []*timedBeat) ([]*api.Nod
 		s.pokeNodes()
 	}
 	return out, nil
+}
+
+// deniedIDs are the nodes that no machine of the region may let in.
+func deniedIDs(st *fsm.State) []api.ID {
+	var out []api.ID
+	for d := range st.DeniedNodes() {
+		out = append(out, d.NodeID)
+	}
+	return out
 }
 
 // flushReports commits reports as one entry.

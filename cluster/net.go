@@ -4,9 +4,12 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"slices"
+	"sync"
 
 	"github.com/novacron/novacron/api"
 	"github.com/novacron/novacron/cluster/rpc"
+	"github.com/novacron/novacron/fsm"
 )
 
 // network is the one port with what hangs on it: sockets with TLS, or memory.
@@ -102,6 +105,52 @@ func (s *Server) recheck(ctx context.Context) {
 		case <-s.deniedChanged:
 			if s.net.port != nil {
 				s.net.port.Recheck()
+			}
+		}
+	}
+}
+
+// movedNodes are the addresses at which nodes were and are no more. The commit
+// hook only marks them.
+type movedNodes struct {
+	mu    sync.Mutex
+	addrs []string
+	wake  chan struct{} // buffered by one
+}
+
+func (m *movedNodes) commit(changes []fsm.Change) {
+	for i := range changes {
+		old, _ := changes[i].Old.(*api.Node)
+		now, _ := changes[i].New.(*api.Node)
+		if old == nil || now != nil && now.Address == old.Address {
+			continue
+		}
+		m.mu.Lock()
+		m.addrs = append(m.addrs, old.Address)
+		m.mu.Unlock()
+		select {
+		case m.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// forgetMoved closes the connections to where no node is any more. Those to
+// servers stay: a machine may be both.
+func (s *Server) forgetMoved(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.moved.wake:
+		}
+		s.moved.mu.Lock()
+		addrs := s.moved.addrs
+		s.moved.addrs = nil
+		s.moved.mu.Unlock()
+		for _, a := range addrs {
+			if !slices.Contains(s.serverAddrs(), a) {
+				s.pool.Forget(a)
 			}
 		}
 	}

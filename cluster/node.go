@@ -3,6 +3,8 @@ package cluster
 import (
 	"context"
 	"iter"
+	"slices"
+	"strings"
 
 	"github.com/novacron/novacron/api"
 	"github.com/novacron/novacron/cluster/acl"
@@ -128,13 +130,16 @@ func (s *Server) nodeRegister(ctx context.Context, req *api.NodeRegister) (*api.
 		return nil, api.Errorf(api.CodeWrongRole, "the node says it is of region %q, this is %q", n.Region, s.id.Region)
 	}
 	n.Region = s.id.Region
+	if err := s.knowsSchema("node "+n.Name, n.SchemaMax); err != nil {
+		return nil, err
+	}
 	if err := s.leases.admit(&n, req.SessionID); err != nil {
 		return nil, err
 	}
 	silent, _ := s.leases.silent(n.ID)
 	unreachable := s.dial(ctx, n.ID, n.Address)
 	cmd := &fsm.NodeRegister{
-		Node: n, SessionID: req.SessionID, MaxGeneration: req.MaxGeneration, MaxIndex: req.MaxIndex, Found: req.Found,
+		Node: n, SessionID: req.SessionID, MaxGeneration: req.MaxGeneration, MaxIndex: req.MaxIndex, Found: clipReports(req.Found),
 		Force: silent >= hostLease,
 	}
 	res, err := s.Apply(ctx, cmd)
@@ -177,6 +182,12 @@ func (s *Server) nodeReport(ctx context.Context, req *api.NodeReport) (*api.Writ
 	if err := ownNode(ctx, req.NodeID); err != nil {
 		return nil, err
 	}
+	r := *req
+	r.VMs, r.Volumes = clipReports(req.VMs), slices.Clone(req.Volumes)
+	for i := range r.Volumes {
+		r.Volumes[i].Error = clipText(r.Volumes[i].Error)
+	}
+	req = &r
 	// One report that is wrong must not spoil the others of its batch.
 	if err := (&fsm.NodeReports{Reports: []api.NodeReport{*req}}).Validate(); err != nil {
 		return nil, err
@@ -190,6 +201,26 @@ func (s *Server) nodeReport(ctx context.Context, req *api.NodeReport) (*api.Writ
 		return nil, err
 	}
 	return &api.WriteMeta{Index: index}, nil
+}
+
+// maxReportText is how much of a hypervisor's words is kept.
+const maxReportText = 4 << 10
+
+func clipText(s string) string {
+	if len(s) <= maxReportText {
+		return s
+	}
+	return strings.ToValidUTF8(s[:maxReportText], "")
+}
+
+// clipReports is a copy of reports whose texts are not too long: what a
+// hypervisor says is no reason to refuse what the node says.
+func clipReports(in []api.VMReport) []api.VMReport {
+	out := slices.Clone(in)
+	for i := range out {
+		out[i].Reason, out[i].Message = clipText(out[i].Reason), clipText(out[i].Message)
+	}
+	return out
 }
 
 func (s *Server) nodeRenew(ctx context.Context, req *api.CertRenew) (*api.CertRenewed, error) {

@@ -64,6 +64,10 @@ func (s *Server) raftList(ctx context.Context, req *api.ListRequest) (*api.Serve
 // raftRemove takes a server out of Raft; if gossip still sees it alive it would
 // come back, so that is refused.
 func (s *Server) raftRemove(ctx context.Context, req *api.RaftRemove) (*api.Empty, error) {
+	if !s.enter() {
+		return nil, errNotLeading()
+	}
+	defer s.wg.Done()
 	f := s.raft.GetConfiguration()
 	if err := f.Error(); err != nil {
 		return nil, err
@@ -91,6 +95,10 @@ func (s *Server) raftRemove(ctx context.Context, req *api.RaftRemove) (*api.Empt
 }
 
 func (s *Server) raftTransfer(ctx context.Context, req *api.RaftTransfer) (*api.Empty, error) {
+	if !s.enter() {
+		return nil, errNotLeading()
+	}
+	defer s.wg.Done()
 	if req.ID.IsZero() {
 		if err := s.raft.LeadershipTransfer().Error(); err != nil {
 			return nil, api.Errorf(api.CodeState, "leadership could not be handed over: %v", err)

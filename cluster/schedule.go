@@ -259,6 +259,13 @@ func (t *scheduleTerm) mark(s *fsm.State, c *fsm.Change) {
 			t.push(s, v.VMID)
 		case *api.Tombstone:
 			t.push(s, v.VMID)
+		case *api.Pool:
+			// Standalone volumes that named it before it was there.
+			for vol := range s.Volumes() {
+				if vol.Pool == v.Name && scheduler.NeedsNode(s, vol) {
+					t.volumes[vol.ID] = nil
+				}
+			}
 		case *api.Volume:
 			if !v.VMID.IsZero() {
 				t.push(s, v.VMID)

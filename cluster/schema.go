@@ -46,6 +46,16 @@ func (s *Server) schemaMembers(st *fsm.State) ([]api.SchemaMember, error) {
 	return out, nil
 }
 
+// knowsSchema refuses a binary that is older than what was finalized: there is no
+// way back to what it knows. Every binary knows schema 1.
+func (s *Server) knowsSchema(who string, newest uint32) error {
+	if final := s.fsm.State().Finalized(); max(newest, 1) < final {
+		return api.Errorf(api.CodeSchema, "%s knows schemas up to %d, and schema %d is finalized", who, max(newest, 1), final).
+			WithHint("install a newer version there")
+	}
+	return nil
+}
+
 // behind names the members that do not know a version.
 func behind(members []api.SchemaMember, version uint32) string {
 	var out []string

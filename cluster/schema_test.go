@@ -50,3 +50,18 @@ func TestTheSchemaMovesSeveralStepsUnderOneKey(t *testing.T) {
 	must.ErrorIs(t, err, code(api.CodeSchema))
 	r.converge()
 }
+
+func TestABinaryOlderThanTheFinalizedSchemaIsRefused(t *testing.T) {
+	r := newWorld(t).region("eu", 1, upTo(3))
+	newer := func(n *api.Node) { n.SchemaMax = 3 }
+	r.newNode("n1", newer).ready()
+	mustCall[api.SchemaStatus](r, "Operator.SchemaChange", &api.SchemaChange{Version: 3, Finalize: true})
+	_, err := r.newNode("old").register()
+	must.ErrorIs(t, err, code(api.CodeSchema))
+	r.newNode("n2", newer).ready()
+
+	_, err = r.join(r.joinToken("server"), func(q *api.JoinRequest) { q.Role, q.SchemaMax = "server", 2 })
+	must.ErrorIs(t, err, code(api.CodeSchema))
+	_, err = r.join(r.joinToken("server"), func(q *api.JoinRequest) { q.Role, q.SchemaMax = "server", 3 })
+	must.NoError(t, err)
+}

@@ -44,6 +44,8 @@ type Server struct {
 	orders     *orderHub
 	sched      *scheduleLoop
 	hash       hashPoint
+	hashWanted chan *fsm.HashPoint // buffered by one
+	moved      movedNodes
 
 	// Each is buffered by one: a word that something is to be looked at.
 	membersChanged, nodesChanged, deniedChanged chan struct{}
@@ -75,6 +77,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	s := &Server{
 		cfg: c, id: c.Identity, log: c.Logger,
 		leadership: newLeadership(), leases: newLeases(c.Clock), orders: newOrderHub(),
+		hashWanted: make(chan *fsm.HashPoint, 1), moved: movedNodes{wake: make(chan struct{}, 1)},
 		membersChanged: make(chan struct{}, 1), nodesChanged: make(chan struct{}, 1), deniedChanged: make(chan struct{}, 1),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
@@ -95,6 +98,7 @@ func (s *Server) start(ctx context.Context) error {
 		Registry: s.cfg.Registry,
 		Halt:     s.cfg.Halt,
 		OnCommit: s.onCommit,
+		OnHash:   s.onHash,
 		OnRestore: func(st *fsm.State) {
 			live.restored(st.Index())
 			s.onRestore(st)
@@ -102,6 +106,7 @@ func (s *Server) start(ctx context.Context) error {
 	})
 	s.sched = newScheduleLoop(s.fsm, s.applyOutcome, s.voterCount, s.log)
 	s.background(s.pump.run)
+	s.background(s.makeHashes)
 	var err error
 	if s.net, err = s.openNetwork(ctx); err != nil {
 		return err
@@ -123,6 +128,7 @@ func (s *Server) start(ctx context.Context) error {
 	s.background(s.joinGossip)
 	s.background(s.renewOwn)
 	s.background(s.recheck)
+	s.background(s.forgetMoved)
 	if s.cfg.Dir != "" {
 		if s.admin, err = newAdmin(s.ctx, s.cfg.Dir, s.BootstrapToken); err != nil {
 			return err
@@ -220,6 +226,7 @@ func (s *Server) onCommit(index api.Index, changes []fsm.Change) {
 	s.pump.add(eventBatch{index: index, changes: changes, state: st})
 	s.orders.commit(st, changes)
 	s.sched.onCommit(index, changes)
+	s.moved.commit(changes)
 	for i := range changes {
 		if changes[i].Table == fsm.TableDenied {
 			select {

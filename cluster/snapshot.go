@@ -141,6 +141,10 @@ func (s *Server) snapshotRestore(ctx context.Context, _ *api.Empty, st api.Strea
 	if _, err := state.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
+	if !s.enter() {
+		return errNotLeading()
+	}
+	defer s.wg.Done()
 	index := s.raft.LastIndex() + restoreSlack
 	next, err := s.revive(state, index)
 	if err != nil {

@@ -37,8 +37,9 @@ func (s *Server) statusLeader(_ context.Context, req *api.ListRequest) (*api.Sta
 		out.Voters = int32(n)
 	}
 	if p := s.hash.get(); p != nil {
-		sum := p.Sum()
-		out.StateHash, out.HashIndex = hex.EncodeToString(sum[:]), p.Index()
+		if sum, ok := p.Made(); ok { // a status does not walk the state
+			out.StateHash, out.HashIndex = hex.EncodeToString(sum[:]), p.Index()
+		}
 	}
 	out.Index = max(st.Index(), 1)
 	s.label(&req.QueryOptions, &out.QueryMeta)
@@ -106,6 +107,33 @@ func (h *hashPoint) set(p *fsm.HashPoint) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.p = p
+}
+
+// onHash notes the state that is to be hashed; the goroutine that applies calls it.
+func (s *Server) onHash(p *fsm.HashPoint) {
+	for {
+		select {
+		case s.hashWanted <- p:
+			return
+		default:
+		}
+		select { // an older one, which nobody will ask for
+		case <-s.hashWanted:
+		default:
+		}
+	}
+}
+
+// makeHashes hashes states beside the goroutine that applies, until ctx ends.
+func (s *Server) makeHashes(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case p := <-s.hashWanted:
+			p.Sum()
+		}
+	}
 }
 
 // dutyHash puts the hash of the state into the log from time to time: a server

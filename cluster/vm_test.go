@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"io"
 	"testing"
+	"time"
 
 	"github.com/shoenig/test/must"
 
@@ -235,4 +236,17 @@ func TestAnImageMustBeWhatItIsSaidToBe(t *testing.T) {
 	_, err = r.upload(r.leader(), "bad", []byte("x"), func(u *api.ImageUpload) { u.Namespace = "none" })
 	must.ErrorIs(t, err, code(api.CodeNotFound))
 	must.SliceEmpty(t, mustCall[api.ImageListResponse](r, "Image.List", &api.ListRequest{}).Items)
+}
+
+func TestACopyOfAnImageThatStandsStillIsGivenUp(t *testing.T) {
+	r := newWorld(t).region("eu", 1, func(c *Config) { c.imageStall, c.imageFinish = 50*time.Millisecond, 50*time.Millisecond })
+	r.newNode("n1").ready()
+	im, err := r.upload(r.leader(), "debian", make([]byte, 1000), nil)
+	must.NoError(t, err)
+	b := r.newNode("n2")
+	b.stuck = true
+	b.ready()
+	st := r.leader().fsm.State()
+	err = r.leader().copyImage(t.Context(), st, im.Image, st.NodeByName("n2"))
+	must.ErrorIs(t, err, code(api.CodeDeadline))
 }

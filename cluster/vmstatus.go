@@ -55,7 +55,7 @@ func (s *Server) vmStatus(ctx context.Context, req *api.GetRequest) (*api.VMStat
 }
 
 func (s *Server) recent(vm *api.VM) []*api.Event {
-	evs, _ := s.events.List(event.Filter{Topics: []string{"*:" + vm.ID.String()}}, 0, statusEvents)
+	evs, _, _ := s.events.List(event.Filter{Topics: []string{"*:" + vm.ID.String()}}, 0, statusEvents)
 	return evs
 }
 

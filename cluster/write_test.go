@@ -9,6 +9,7 @@ import (
 	"github.com/shoenig/test/must"
 
 	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/fsm"
 )
 
 func TestWritesNeedAToken(t *testing.T) {
@@ -268,4 +269,16 @@ func TestTokensAreShownOnceAndExpire(t *testing.T) {
 	mustCall[api.WriteMeta](r, "Token.Delete", &api.DeleteRequest{Key: node.Token.Accessor.String()})
 	_, err = callIn[api.NamespaceListResponse](powerless, r.leader(), "Namespace.List", &api.ListRequest{})
 	must.ErrorIs(t, err, code(api.CodeUnauthenticated))
+}
+
+func TestAVolumeWhosePoolComesLaterGetsANode(t *testing.T) {
+	r := newWorld(t).region("eu", 1)
+	r.working("n1")
+	r.apply(&fsm.VolumeCreate{Volume: api.Volume{ID: api.NewID(), Namespace: "default", Name: "early", Pool: "fast", Size: api.GiB}})
+	r.working("n2", func(n *api.Node) {
+		n.Pools = []api.NodePool{{Name: "fast", Type: "dir", UUID: api.NewID(), Capacity: 100 * api.GiB, Free: 100 * api.GiB}}
+	})
+	eventually(t, "the volume is made", func() bool {
+		return mustCall[api.VolumeResponse](r, "Volume.Get", &api.GetRequest{Key: "early"}).Volume.State == api.VolumeReady
+	})
 }

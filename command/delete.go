@@ -21,8 +21,11 @@ func deleteSpec(noun, synopsis string, of func(*api.Client) deleter) *spec {
 		build: func(f *flags) func(*call) error {
 			check := f.Uint64("check-index", 0, "delete only if the modify `index` is still this one")
 			force := new(bool)
-			if noun == "volume" || noun == "image" {
+			switch noun {
+			case "volume", "image":
 				force = f.Bool("force", false, "delete even if it is still used where that is possible")
+			case "node":
+				force = f.Bool("force", false, "give up what only the node could have confirmed; it must never come back")
 			}
 			return with(func(c *call, cl *api.Client) error {
 				for _, key := range c.args {

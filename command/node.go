@@ -54,7 +54,36 @@ func nodeSpecs() []*spec {
 				})
 			},
 		},
+		denySpec("deny", "forbid a node to connect", false),
+		denySpec("allow", "allow a node to connect again", true),
 		deleteSpec("node", "forget a node that left or is lost and holds nothing", func(cl *api.Client) deleter { return cl.Nodes() }),
+	}
+}
+
+// denySpec is a verb that changes whether a node may connect.
+func denySpec(verb, synopsis string, allow bool) *spec {
+	return &spec{
+		name: "node " + verb, args: "NODE", min: 1, max: 1, synopsis: synopsis,
+		long:     "A node that never registered is named by its id. Its guests run on.",
+		examples: []string{"novacron node " + verb + " n1"},
+		build: func(f *flags) func(*call) error {
+			reason := new(string)
+			if !allow {
+				reason = f.String("reason", "", "`text` that says why")
+			}
+			return with(func(c *call, cl *api.Client) error {
+				req := &api.NodeDeny{Key: c.args[0], Allow: allow, Reason: *reason}
+				if _, err := write(c, func(o *api.WriteOptions) (*api.WriteMeta, error) { return cl.Nodes().Deny(c, req, o) }); err != nil {
+					return err
+				}
+				if allow {
+					c.out.say("node %s may connect again", c.args[0])
+				} else {
+					c.out.say("node %s is denied", c.args[0])
+				}
+				return nil
+			})
+		},
 	}
 }
 

@@ -1,6 +1,7 @@
 package command
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -80,6 +81,15 @@ func operatorSpecs() []*spec {
 			build:    schedulerSet,
 		},
 		{
+			name: "operator fence-confirm", args: "NODE", min: 1, max: 1, synopsis: "confirm that a silent node is off for certain",
+			long:     "The node counts as lost: its VMs and the node itself can be deleted with -force.\nIf it is not off, its VMs go on running.",
+			examples: []string{"novacron operator fence-confirm n3", "novacron operator fence-confirm n3 -yes"},
+			build: func(f *flags) func(*call) error {
+				sure := f.Bool("yes", false, "do not ask")
+				return with(func(c *call, cl *api.Client) error { return fenceConfirm(c, cl, *sure) })
+			},
+		},
+		{
 			name: "operator recovery status", synopsis: "show whether the region recovers from a restore, and what it waits for",
 			examples: []string{"novacron operator recovery status"},
 			build: simple(with(func(c *call, cl *api.Client) error {
@@ -108,6 +118,31 @@ func operatorSpecs() []*spec {
 			},
 		},
 	}
+}
+
+// fenceConfirm asks for the node's name: an id may be a slip of the hand.
+func fenceConfirm(c *call, cl *api.Client, sure bool) error {
+	r, err := cl.Nodes().Get(c, c.args[0], nil)
+	if err != nil {
+		return err
+	}
+	if !sure {
+		fmt.Fprintf(c.env.Stderr, "Node %s is %s. Is its machine switched off for certain? Type the node's name: ", r.Node.Name, r.Node.Status)
+		var answer string
+		if _, err := fmt.Fscanln(c.env.Stdin, &answer); err != nil || answer != r.Node.Name {
+			return errors.New("nothing was changed; -yes answers the question")
+		}
+	}
+	r, err = write(c, func(o *api.WriteOptions) (*api.NodeResponse, error) {
+		return cl.Nodes().Fence(c, &api.NodeFence{Key: r.Node.ID.String()}, o)
+	})
+	if err != nil {
+		return err
+	}
+	return c.out.show(r, func() error {
+		c.out.say("node %s is lost: %s", r.Node.Name, r.Node.StatusNote)
+		return nil
+	})
 }
 
 func raftList(c *call, cl *api.Client) error {

@@ -23,9 +23,14 @@ func EventsOf(changes []Change, s *State) []*event.Event {
 }
 
 // EventSnapshot yields one event of type "exists" for each noun of a state, and
-// returns its index.
+// returns its index. Orders to stop, orphans, denials and what the state knows of
+// itself are no nouns: of them only changes are events.
 func EventSnapshot(s *State, yield func(*api.Event) bool) api.Index {
 	for _, d := range defs {
+		switch d.tableName() {
+		case TableTombstone, TableOrphan, TableDenied, TableMeta:
+			continue
+		}
 		stop := errStop
 		err := d.each(s, func(m api.Message) error {
 			c := Change{Table: d.tableName(), New: m}

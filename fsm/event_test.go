@@ -121,6 +121,7 @@ func TestEventSnapshotHasEveryNoun(t *testing.T) {
 	topics := map[string]int{}
 	index := EventSnapshot(w.s(), func(e *api.Event) bool {
 		must.Eq(t, "exists", e.Type)
+		must.NotEq(t, api.TopicOperator, e.Topic, must.Sprint("no noun"))
 		topics[e.Topic]++
 		return true
 	})
@@ -128,6 +129,10 @@ func TestEventSnapshotHasEveryNoun(t *testing.T) {
 	for _, topic := range []string{api.TopicVM, api.TopicNode, api.TopicPlacement, api.TopicVolume, api.TopicPool, api.TopicImage, api.TopicNetwork, api.TopicNamespace, api.TopicToken} {
 		must.Positive(t, topics[topic], must.Sprint(topic))
 	}
+	must.Positive(t, w.s().tombstones.len())
+	must.Positive(t, w.s().orphans.len())
+	must.Eq(t, w.s().placements.len(), topics[api.TopicPlacement], must.Sprint("no orders to stop"))
+	must.Eq(t, w.s().nodes.len(), topics[api.TopicNode], must.Sprint("no orphans"))
 	n := 0
 	EventSnapshot(w.s(), func(*api.Event) bool { n++; return n < 3 })
 	must.Eq(t, 3, n)

@@ -23,6 +23,10 @@ type Config struct {
 	// OnCommit is called after the publication of each entry, in the order of
 	// the indexes, on the goroutine that applies: it must be quick.
 	OnCommit func(index api.Index, changes []Change)
+	// OnHash is called with the state whose hash will be compared next, like
+	// OnCommit. Whoever wants to spare the goroutine that applies the work calls
+	// its Sum soon, elsewhere.
+	OnHash func(*HashPoint)
 	// OnRestore is called after a restore, with the new state.
 	OnRestore func(s *State)
 	// Registry is what the binary knows; nil means DefaultRegistry.
@@ -157,6 +161,9 @@ func (f *FSM) ApplyBatch(logs []*raft.Log) []any {
 				continue
 			}
 			f.point = newHashPoint(b.base)
+			if f.cfg.OnHash != nil {
+				f.cfg.OnHash(f.point)
+			}
 		}
 		res, c := f.one(b, l.Index, &env, cmd)
 		if _, ok := cmd.(*Hash); ok && res.Err == nil {

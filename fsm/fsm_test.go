@@ -180,8 +180,8 @@ func TestEncodeRefuses(t *testing.T) {
 	_, err = Encode(ns("a"), Meta{Idem: &IdemKey{}})
 	must.Eq(t, api.CodeInvalid, api.CodeOf(err))
 	big := &NodeReports{}
-	for range 9 {
-		big.Reports = append(big.Reports, api.NodeReport{NodeID: id('n', 1), VMs: []api.VMReport{{VMID: id('m', 1), State: api.StateRunning, Message: string(make([]byte, 1<<20))}}})
+	for range 9 * 256 {
+		big.Reports = append(big.Reports, api.NodeReport{NodeID: id('n', 1), VMs: []api.VMReport{{VMID: id('m', 1), State: api.StateRunning, Message: string(make([]byte, 4<<10))}}})
 	}
 	_, err = Encode(big, Meta{})
 	must.Eq(t, api.CodeTooLarge, api.CodeOf(err))

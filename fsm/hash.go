@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/novacron/novacron/api"
 )
@@ -49,6 +50,7 @@ type HashPoint struct {
 	once  sync.Once
 	state *State
 	sum   [32]byte
+	made  atomic.Bool
 }
 
 func newHashPoint(s *State) *HashPoint { return &HashPoint{index: s.index, state: s} }
@@ -61,8 +63,17 @@ func (p *HashPoint) Sum() [32]byte {
 	p.once.Do(func() {
 		p.sum = p.state.Hash()
 		p.state = nil
+		p.made.Store(true)
 	})
 	return p.sum
+}
+
+// Made returns the hash if somebody has computed it already.
+func (p *HashPoint) Made() (sum [32]byte, ok bool) {
+	if !p.made.Load() {
+		return sum, false
+	}
+	return p.sum, true
 }
 
 // Hash asks every server to take the hash of the state before it. It carries

@@ -51,6 +51,13 @@ func (tx *Txn) replay(env *Envelope) (*IdemRecord, *api.Error) {
 	return rec, nil
 }
 
+// Answered reports whether a write under a key, with this body, was done already
+// and is still remembered.
+func (s *State) Answered(k *IdemKey) bool {
+	rec := s.idems.get(string(idemKey(k)))
+	return rec != nil && rec.Err == nil && rec.Time > s.meta.Time-api.Time(IdemTTL) && string(rec.Body) == string(k.BodyHash)
+}
+
 // answer gives the first answer again, with the noun as it is now.
 func (tx *Txn) answer(rec *IdemRecord) *Result {
 	res := &Result{Index: rec.Index, Err: rec.Err, Replayed: true}

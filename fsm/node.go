@@ -58,15 +58,18 @@ func (c *NodeRegister) Validate() error {
 		}
 	}
 	k.count("networks", len(n.Networks), 1024)
-	for i := range c.Found {
-		k.id("found.vm_id", c.Found[i].VMID)
-	}
+	k.number("max_generation", c.MaxGeneration)
+	k.number("max_index", c.MaxIndex)
+	k.vmReports("found", c.Found)
 	return k.done()
 }
 
 func (c *NodeRegister) apply(tx *Txn) (any, error) {
 	if d := tx.s.Denied(c.Node.ID); d != nil {
 		return nil, api.Errorf(api.CodeNodeDenied, "node %s is denied: %s", c.Node.ID, d.Reason)
+	}
+	if g := tx.s.meta.Generation; c.MaxGeneration > g && c.MaxGeneration-g > maxJump {
+		return nil, api.Errorf(api.CodeInvalid, "the node says that it has seen generation %d; this is generation %d", c.MaxGeneration, g)
 	}
 	n := c.Node
 	old := tx.s.Node(n.ID)
@@ -77,15 +80,12 @@ func (c *NodeRegister) apply(tx *Txn) (any, error) {
 	n.Eligibility = api.Eligible
 	n.CreateTime, n.CreateIndex, n.ModifyIndex = tx.now, tx.index, tx.index
 	n.StatusNote, n.Unreachable = "", ""
+	n.CPURatioSet, n.MemoryRatioSet = 0, 0
 	if old != nil {
 		n.CreateTime, n.CreateIndex = old.CreateTime, old.CreateIndex
 		n.Eligibility = old.Eligibility
-		if old.CPURatio > 0 {
-			n.CPURatio = old.CPURatio
-		}
-		if old.MemoryRatio > 0 {
-			n.MemoryRatio = old.MemoryRatio
-		}
+		// An operator's word stands above the node's own configuration.
+		override(&n, old.CPURatioSet, old.MemoryRatioSet)
 		if old.Status == api.NodeReady && old.BootID == n.BootID {
 			n.Status, n.StatusTime, n.Unreachable = old.Status, old.StatusTime, old.Unreachable
 		}
@@ -253,16 +253,21 @@ func (c *NodeUpdate) apply(tx *Txn) (any, error) {
 	if c.Eligibility != "" {
 		n.Eligibility = c.Eligibility
 	}
-	if c.CPURatio > 0 {
-		n.CPURatio = c.CPURatio
-	}
-	if c.MemoryRatio > 0 {
-		n.MemoryRatio = c.MemoryRatio
-	}
+	override(&n, c.CPURatio, c.MemoryRatio)
 	n.ModifyIndex = tx.index
 	nodeDef.put(tx, &n)
 	tx.made(n.ID, "")
 	return &n, nil
+}
+
+// override sets the ratios that an operator has chosen; zero leaves what is.
+func override(n *api.Node, cpu, memory float64) {
+	if cpu > 0 {
+		n.CPURatio, n.CPURatioSet = cpu, cpu
+	}
+	if memory > 0 {
+		n.MemoryRatio, n.MemoryRatioSet = memory, memory
+	}
 }
 
 // NodeDelete purges a node that has left or is lost and holds nothing. With

@@ -1,7 +1,9 @@
 package fsm
 
 import (
+	"math"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/novacron/novacron/api"
@@ -35,13 +37,97 @@ func TestNodeKeepsWhatTheOperatorSet(t *testing.T) {
 	w.ok(&NodeRegister{Node: again, SessionID: id('s', 2)})
 	m := w.s().Node(id('n', 1))
 	must.Eq(t, api.Ineligible, m.Eligibility)
-	must.Eq(t, 8, m.CPURatio)
+	must.Eq(t, 8, m.CPURatio, must.Sprint("an operator's word stands above the configuration"))
 	must.Eq(t, api.NodeReady, m.Status, must.Sprint("an agent that restarts stays ready"))
 	must.Eq(t, n.CreateIndex, m.CreateIndex)
 
 	again.BootID = "another boot"
 	w.ok(&NodeRegister{Node: again, SessionID: id('s', 3)})
 	must.Eq(t, api.NodeInit, w.s().Node(id('n', 1)).Status, must.Sprint("a machine that booted anew does not"))
+}
+
+func TestARatioOfTheConfigurationTakesEffectAtTheNextRegistration(t *testing.T) {
+	w := newWorld(t, nil)
+	n := nodeOf(1)
+	n.CPURatio, n.MemoryRatio, n.CPURatioSet = 2, 1.1, 99
+	w.ok(&NodeRegister{Node: n, SessionID: id('s', 1)})
+	got := w.s().Node(n.ID)
+	must.Eq(t, 2, got.CPURatio)
+	must.Eq(t, 0, got.CPURatioSet, must.Sprint("a node says nothing for operators"))
+	n.CPURatio, n.MemoryRatio = 3, 1.2
+	w.ok(&NodeRegister{Node: n, SessionID: id('s', 2)})
+	must.Eq(t, 3, w.s().Node(n.ID).CPURatio)
+	must.Eq(t, 1.2, w.s().Node(n.ID).MemoryRatio)
+
+	w.ok(&NodeUpdate{ID: n.ID, CPURatio: 8})
+	n.CPURatio, n.MemoryRatio = 4, 1.3
+	w.ok(&NodeRegister{Node: n, SessionID: id('s', 3)})
+	must.Eq(t, 8, w.s().Node(n.ID).CPURatio)
+	must.Eq(t, 1.3, w.s().Node(n.ID).MemoryRatio)
+}
+
+func TestNumbersOfNodesNeverWrapAround(t *testing.T) {
+	w := region(t, 2)
+	before := w.s().Generation()
+	for _, c := range []*NodeRegister{{MaxGeneration: math.MaxUint64}, {MaxIndex: math.MaxUint64}, {MaxGeneration: 1<<62 + 1}, {MaxGeneration: before + 1<<32 + 1}} {
+		c.Node, c.SessionID = nodeOf(1), id('s', 1)
+		w.refused(api.CodeInvalid, c)
+	}
+	w.ok(&NodeRegister{Node: nodeOf(1), SessionID: id('s', 1), MaxGeneration: before + 7})
+	must.Eq(t, before+8, w.s().Generation())
+
+	w.vm(1)
+	m := id('m', 1)
+	p := w.placed(1, 1)
+	say := func(node int, epoch api.Epoch) Command {
+		return &NodeReports{Reports: []api.NodeReport{{NodeID: id('n', node), SessionID: id('s', node),
+			VMs: []api.VMReport{{VMID: m, Epoch: epoch, State: api.StateRunning, Seq: w.index}}}}}
+	}
+	w.refused(api.CodeInvalid, say(1, math.MaxUint64))
+	w.ok(say(2, p.Epoch+5))
+	must.Eq(t, p.Epoch, w.s().VM(m).Epoch, must.Sprint("the VM is another node's"))
+	w.ok(say(1, p.Epoch+1<<32+1))
+	must.Eq(t, p.Epoch, w.s().VM(m).Epoch, must.Sprint("too far above what was granted"))
+	w.ok(say(1, p.Epoch+5))
+	must.Eq(t, p.Epoch+5, w.s().VM(m).Epoch)
+}
+
+func TestWhatANodeFoundIsBounded(t *testing.T) {
+	w := region(t, 1)
+	found := func(change func(*api.VMReport)) *NodeRegister {
+		r := api.VMReport{VMID: id('m', 1), Epoch: 1, State: api.StateRunning}
+		change(&r)
+		return &NodeRegister{Node: nodeOf(1), SessionID: id('s', 1), Found: []api.VMReport{r}}
+	}
+	for _, change := range []func(*api.VMReport){
+		func(r *api.VMReport) { r.State = "asleep" },
+		func(r *api.VMReport) { r.State = "" },
+		func(r *api.VMReport) { r.Message = strings.Repeat("x", maxText+1) },
+		func(r *api.VMReport) { r.Reason = strings.Repeat("x", maxText+1) },
+		func(r *api.VMReport) { r.Addresses = make([]string, maxList+1) },
+		func(r *api.VMReport) { r.Addresses = []string{strings.Repeat("x", maxText+1)} },
+	} {
+		c := found(change)
+		w.refused(api.CodeInvalid, c)
+		w.refused(api.CodeInvalid, &NodeReports{Reports: []api.NodeReport{{NodeID: id('n', 1), SessionID: id('s', 1), VMs: c.Found}}})
+	}
+	w.ok(found(func(*api.VMReport) {}))
+
+	many := found(func(*api.VMReport) {})
+	many.Found = nil
+	for i := range maxOrphans + 10 {
+		many.Found = append(many.Found, api.VMReport{VMID: id('o', i), Epoch: 1, State: api.StateRunning})
+	}
+	w.ok(many)
+	n := 0
+	for range w.s().OrphansOn(id('n', 1)) {
+		n++
+	}
+	must.Eq(t, maxOrphans, n)
+	for len(many.Found) <= maxReports {
+		many.Found = append(many.Found, many.Found...)
+	}
+	w.refused(api.CodeInvalid, many)
 }
 
 func TestNodeIdentityCannotBeTaken(t *testing.T) {

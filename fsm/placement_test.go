@@ -188,6 +188,28 @@ func TestReportsOfAnotherEpochOrSessionAreIgnored(t *testing.T) {
 	must.Nil(t, w.s().Placement(m).Addresses)
 }
 
+// A report that says nothing new still ends what was said before it, and moves
+// nothing that others look at.
+func TestADelayedReportDoesNotOverwriteANewerOne(t *testing.T) {
+	w := region(t, 1)
+	w.vm(1)
+	m := id('m', 1)
+	p := w.placed(1, 1)
+	at := func(seq uint64) func(*api.VMReport) { return func(r *api.VMReport) { r.Seq, r.Time = seq, 77 } }
+	w.report(1, 1, p.Epoch, api.StateRunning, at(5))
+	was, seen := w.s().Placement(m), len(w.seen)
+	table := w.s().TableIndex(TablePlacement)
+	w.report(1, 1, p.Epoch, api.StateRunning, at(7))
+	must.Eq(t, seen, len(w.seen), must.Sprint("nothing has changed"))
+	must.Eq(t, table, w.s().TableIndex(TablePlacement))
+	must.Eq(t, was.ModifyIndex, w.s().Placement(m).ModifyIndex)
+	w.report(1, 1, p.Epoch, api.StateStopped, at(6))
+	must.Eq(t, api.StateRunning, w.s().Placement(m).State, must.Sprint("late"))
+	w.report(1, 1, p.Epoch, api.StateStopped, at(8))
+	must.Eq(t, api.StateStopped, w.s().Placement(m).State)
+	must.Greater(t, seen, len(w.seen))
+}
+
 func TestOrphansAreShownAndNeverKilled(t *testing.T) {
 	w := region(t, 2)
 	w.report(1, 7, 3, api.StateRunning)

@@ -18,8 +18,12 @@ type RecoveryBegin struct {
 // CommandID is 29.
 func (c *RecoveryBegin) CommandID() uint16 { return cmdRecoveryBegin }
 
-// Validate checks nothing.
-func (c *RecoveryBegin) Validate() error { return nil }
+// Validate checks the generation.
+func (c *RecoveryBegin) Validate() error {
+	var k checker
+	k.number("floor", c.Floor)
+	return k.done()
+}
 
 func (c *RecoveryBegin) apply(tx *Txn) (any, error) {
 	r := &Recovery{Begin: tx.index, Since: tx.now}
@@ -45,6 +49,9 @@ func (tx *Txn) adopt(n *api.Node, r *api.VMReport) {
 	vm := tx.s.VM(r.VMID)
 	if vm == nil || r.State == api.StateAbsent || vm.Deleting {
 		return // vmReport records the orphan
+	}
+	if r.Epoch > vm.Epoch && r.Epoch-vm.Epoch > maxJump {
+		return // nobody has granted that
 	}
 	if t := tx.s.Tombstone(n.ID, r.VMID); t != nil {
 		if r.Epoch <= t.Epoch {

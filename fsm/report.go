@@ -19,21 +19,39 @@ func (c *NodeReports) CommandID() uint16 { return cmdNodeReports }
 // Validate checks the states.
 func (c *NodeReports) Validate() error {
 	var k checker
+	k.count("reports", len(c.Reports), maxReports)
 	for i := range c.Reports {
 		r := &c.Reports[i]
 		k.id("node_id", r.NodeID)
-		for j := range r.VMs {
-			k.id("vms.vm_id", r.VMs[j].VMID)
-			k.oneOf("vms.state", string(r.VMs[j].State), string(api.StatePending), string(api.StatePreparing), string(api.StateStarting),
-				string(api.StateRunning), string(api.StatePaused), string(api.StateStopping), string(api.StateStopped),
-				string(api.StateFailed), string(api.StateUnknown), string(api.StateAbsent))
-		}
+		k.vmReports("vms", r.VMs)
+		k.count("volumes", len(r.Volumes), maxReports)
+		k.count("images", len(r.Images), maxReports)
 		for j := range r.Volumes {
 			k.oneOf("volumes.state", string(r.Volumes[j].State), string(api.VolumeReady), string(api.VolumeFailed), string(api.VolumeAbsent))
 			k.size("volumes.used", r.Volumes[j].Used, 0)
+			k.length("volumes.error", r.Volumes[j].Error)
 		}
 	}
 	return k.done()
+}
+
+// vmReports checks what a node says of VMs.
+func (k *checker) vmReports(field string, list []api.VMReport) {
+	k.count(field, len(list), maxReports)
+	for i := range list {
+		r := &list[i]
+		k.id(field+".vm_id", r.VMID)
+		k.oneOf(field+".state", string(r.State), string(api.StatePending), string(api.StatePreparing), string(api.StateStarting),
+			string(api.StateRunning), string(api.StatePaused), string(api.StateStopping), string(api.StateStopped),
+			string(api.StateFailed), string(api.StateUnknown), string(api.StateAbsent))
+		k.number(field+".epoch", uint64(r.Epoch))
+		k.length(field+".reason", r.Reason)
+		k.length(field+".message", r.Message)
+		k.count(field+".addresses", len(r.Addresses), maxList)
+		for _, a := range r.Addresses {
+			k.length(field+".addresses", a)
+		}
+	}
 }
 
 func (c *NodeReports) apply(tx *Txn) (any, error) {
@@ -72,7 +90,9 @@ func (tx *Txn) vmReport(node, session api.ID, r *api.VMReport) {
 		}
 		return
 	}
-	if r.Epoch > vm.Epoch && tx.s.meta.Recovery == nil && r.State != api.StateAbsent {
+	// Of a VM that another node has, only that node may say so.
+	mine := p == nil || p.NodeID == node || tx.s.Tombstone(node, r.VMID) != nil
+	if mine && r.Epoch > vm.Epoch && r.Epoch-vm.Epoch <= maxJump && tx.s.meta.Recovery == nil && r.State != api.StateAbsent {
 		// The node knows more than Raft: epochs go on above what it has seen.
 		v := *vm
 		v.Epoch = r.Epoch
@@ -124,10 +144,16 @@ func (tx *Txn) observe(vm *api.VM, old *api.Placement, session api.ID, r *api.VM
 		p.Reserved = api.Resources{CPU: a.CPU, Memory: a.Memory}
 	}
 	p.ModifyIndex = tx.index
-	if samePlacement(&p, old) {
+	if !samePlacement(&p, old) {
+		placementDef.put(tx, &p)
 		return
 	}
-	placementDef.put(tx, &p)
+	if r.Seq != 0 {
+		// Nothing is new, but that nothing older counts from now on.
+		q := *old
+		q.Session, q.Seq = session, r.Seq
+		placementDef.quiet(tx, &q)
+	}
 }
 
 // samePlacement reports whether a report said nothing new, besides its number.
@@ -145,8 +171,18 @@ func (tx *Txn) orphan(node api.ID, r *api.VMReport, reason string) {
 			return
 		}
 		o.CreateIndex = old.CreateIndex
+	} else if tx.orphaned(node) >= maxOrphans {
+		return // the rest stays unknown until some of these are gone
 	}
 	orphanDef.put(tx, &o)
+}
+
+// orphaned counts the orphans of a node.
+func (tx *Txn) orphaned(node api.ID) (n int) {
+	for range tx.s.OrphansOn(node) {
+		n++
+	}
+	return n
 }
 
 // clearOrphan forgets an orphan that is gone, or that has an owner by now.

@@ -247,15 +247,20 @@ func (d *tableDef[K, T, P]) writable(tx *Txn) *table[K, T, P] {
 func (d *tableDef[K, T, P]) get(tx *Txn, k K) *T { return (*d.of(tx.s)).get(k) }
 
 // put writes a record, which must not be changed afterwards.
-func (d *tableDef[K, T, P]) put(tx *Txn, v *T) {
+func (d *tableDef[K, T, P]) put(tx *Txn, v *T) { d.putAs(tx, v, false) }
+
+// quiet writes a record that is the same to everybody but the state machine.
+func (d *tableDef[K, T, P]) quiet(tx *Txn, v *T) { d.putAs(tx, v, true) }
+
+func (d *tableDef[K, T, P]) putAs(tx *Txn, v *T, quiet bool) {
 	if tx.verify != nil {
 		tx.verify(d.name, P(v))
 	}
 	t := d.writable(tx)
 	if old := d.set(tx, t, d.key(v), v); old != nil {
-		tx.record(d, old, v)
+		tx.recordAs(d, old, v, quiet)
 	} else {
-		tx.record(d, nil, v)
+		tx.recordAs(d, nil, v, quiet)
 	}
 }
 

@@ -35,6 +35,8 @@ type Txn struct {
 type undo struct {
 	def      anyDef
 	old, new any
+	// quiet: the change tells nobody anything; no watch, event or index moves.
+	quiet bool
 }
 
 // merge is how far back record looks for an earlier change of the same record.
@@ -42,16 +44,18 @@ const merge = 32
 
 // record notes a change. A record changed twice by one command is one change.
 // Old and new are untyped nil where there is no record.
-func (tx *Txn) record(d anyDef, old, new any) {
+func (tx *Txn) record(d anyDef, old, new any) { tx.recordAs(d, old, new, false) }
+
+func (tx *Txn) recordAs(d anyDef, old, new any, quiet bool) {
 	if old != nil {
 		for i, n := len(tx.log)-1, 0; i >= 0 && n < merge; i, n = i-1, n+1 {
 			if u := &tx.log[i]; u.def == d && u.new == old {
-				u.new = new
+				u.new, u.quiet = new, u.quiet && quiet
 				return
 			}
 		}
 	}
-	tx.log = append(tx.log, undo{d, old, new})
+	tx.log = append(tx.log, undo{d, old, new, quiet})
 }
 
 // undo takes back all changes but the first keep, newest first.
@@ -70,6 +74,9 @@ func (tx *Txn) changes() []Change {
 	}
 	out := make([]Change, 0, len(tx.log))
 	for _, u := range tx.log {
+		if u.quiet {
+			continue
+		}
 		c := Change{Table: u.def.tableName(), Index: tx.index, Time: tx.now}
 		c.Old, c.New = u.old, u.new
 		if c.Old == nil && c.New == nil {

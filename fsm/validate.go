@@ -20,6 +20,15 @@ const (
 	maxList  = 64
 	maxData  = 256 << 10
 	maxSize  = 1 << 60
+	// What one message of a node may hold, and how many domains that Raft does
+	// not know are recorded of one node.
+	maxReports = 1 << 14
+	maxOrphans = 4096
+	// Generations, indexes and epochs that a node claims to have seen are believed
+	// up to maxNumber, and no further above what is known than maxJump: they must
+	// never wrap around, nor be used up.
+	maxNumber = 1 << 62
+	maxJump   = 1 << 32
 )
 
 // checker collects what is wrong with a request.
@@ -115,6 +124,20 @@ func (c *checker) text(field, s string) {
 	}
 	if i := strings.IndexFunc(s, func(r rune) bool { return r < ' ' && r != '\n' && r != '\t' || r == 0x7f || r == 0xfffd }); i >= 0 {
 		c.fail(field, "has a control character at byte %d", i)
+	}
+}
+
+// length checks the length of text that comes from elsewhere: from a hypervisor,
+// for example.
+func (c *checker) length(field, s string) {
+	if len(s) > maxText {
+		c.fail(field, "is longer than %d bytes", maxText)
+	}
+}
+
+func (c *checker) number(field string, n uint64) {
+	if n > maxNumber {
+		c.fail(field, "%d is out of range", n)
 	}
 }
 

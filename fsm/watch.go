@@ -61,7 +61,9 @@ func (h *hub) commit(log []undo) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, u := range log {
-		u.def.notify(h, u.old, u.new)
+		if !u.quiet {
+			u.def.notify(h, u.old, u.new)
+		}
 	}
 }
 

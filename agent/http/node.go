@@ -26,6 +26,16 @@ func nodeRoutes() []Route {
 			Summary: "Forget a node that left or is lost and holds nothing.", Response: api.WriteMeta{}, Params: []Param{paramCheck, paramForce}, handle: deleteOf,
 		},
 		{
+			Name: "node.fence", Method: "POST", Path: "/v1/node/{key}/fence", RPC: "Operator.NodeFence", Capability: "operator:write",
+			Summary: "Confirm that a silent node is off for certain: it counts as lost.", Request: api.NodeFence{}, Response: api.NodeResponse{},
+			handle: writeOf[api.NodeFence, api.NodeResponse](func(r *http.Request, f *api.NodeFence) error { return keyFrom(r, "key", &f.Key) }),
+		},
+		{
+			Name: "node.deny", Method: "PUT", Path: "/v1/node/{key}/deny", RPC: "Operator.NodeDeny", Capability: "operator:write",
+			Summary: "Forbid a node to connect, or allow it again.", Request: api.NodeDeny{}, Response: api.WriteMeta{},
+			handle: writeOf[api.NodeDeny, api.WriteMeta](func(r *http.Request, d *api.NodeDeny) error { return keyFrom(r, "key", &d.Key) }),
+		},
+		{
 			Name: "node.stats", Method: "GET", Path: "/v1/node/{key}/stats", RPC: "Node.Stats", Capability: "node:read", Query: true, Without: api.NotNow,
 			Summary: "A sample of a node's load.", Response: api.NodeStatsResponse{}, handle: readOf[api.GetRequest, api.NodeStatsResponse](),
 		},

@@ -106,6 +106,8 @@ POST /v1/vm/{key}/revert
 GET /v1/nodes
 GET PUT DELETE /v1/node/{key}
 GET /v1/node/{key}/stats
+POST /v1/node/{key}/fence
+PUT /v1/node/{key}/deny
 GET /v1/placements
 GET /v1/placement/{key}
 GET POST /v1/volumes

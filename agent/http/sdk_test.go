@@ -89,6 +89,12 @@ func TestSDKRoundTrip(t *testing.T) {
 		{"node delete", "Node.Delete", delBare, &wm, func(ctx context.Context, c *api.Client) (any, error) {
 			return c.Nodes().Delete(ctx, bareDelete(delQ), nil)
 		}},
+		{"node fence", "Operator.NodeFence", &api.NodeFence{Key: "web"}, &api.NodeResponse{QueryMeta: meta, Node: &api.Node{ID: id}}, func(ctx context.Context, c *api.Client) (any, error) {
+			return c.Nodes().Fence(ctx, &api.NodeFence{Key: "web"}, nil)
+		}},
+		{"node deny", "Operator.NodeDeny", &api.NodeDeny{Key: "web", Reason: "stolen"}, &wm, func(ctx context.Context, c *api.Client) (any, error) {
+			return c.Nodes().Deny(ctx, &api.NodeDeny{Key: "web", Reason: "stolen"}, nil)
+		}},
 		{"placements list", "Placement.List", &api.PlacementListRequest{QueryOptions: *q, NodeID: id}, &api.PlacementListResponse{QueryMeta: meta, Items: []*api.Placement{{VMID: id}}}, func(ctx context.Context, c *api.Client) (any, error) {
 			return c.Placements().List(ctx, &api.PlacementListRequest{QueryOptions: *q, NodeID: id})
 		}},

@@ -121,13 +121,22 @@ func Fingerprint(certPEM []byte) (string, error) {
 	return hex.EncodeToString(sum[:]), nil
 }
 
-// Sign makes a certificate for name, good as a server's and as a client's, for
-// CertLife from now and never beyond the authority's own end. Of the request
-// (DER, PKCS #10) only the public key is used, after its signature was checked.
-func (ca *CA) Sign(csr []byte, name api.CertName, now time.Time) ([]byte, error) {
-	if err := name.Validate(); err != nil {
-		return nil, api.Errorf(api.CodeInvalid, "%v", err)
+// CheckRequest checks a signing request as Sign does, and returns the SHA-256 of
+// the key that it is for. Requests for one key differ, keys do not.
+func (ca *CA) CheckRequest(csr []byte) ([sha256.Size]byte, error) {
+	pub, err := ca.requested(csr)
+	if err != nil {
+		return [sha256.Size]byte{}, err
 	}
+	der, err := x509.MarshalPKIXPublicKey(pub)
+	if err != nil {
+		return [sha256.Size]byte{}, api.Errorf(api.CodeInvalid, "the signing request's key cannot be encoded")
+	}
+	return sha256.Sum256(der), nil
+}
+
+// requested returns the key that a signing request asks a certificate for.
+func (ca *CA) requested(csr []byte) (*ecdsa.PublicKey, error) {
 	req, err := x509.ParseCertificateRequest(csr)
 	if err != nil {
 		return nil, api.Errorf(api.CodeInvalid, "the signing request cannot be read")
@@ -141,6 +150,20 @@ func (ca *CA) Sign(csr []byte, name api.CertName, now time.Time) ([]byte, error)
 	}
 	if pub.Equal(ca.key.Public()) {
 		return nil, api.Errorf(api.CodeInvalid, "the signing request is for the authority's own key")
+	}
+	return pub, nil
+}
+
+// Sign makes a certificate for name, good as a server's and as a client's, for
+// CertLife from now and never beyond the authority's own end. Of the request
+// (DER, PKCS #10) only the public key is used, after its signature was checked.
+func (ca *CA) Sign(csr []byte, name api.CertName, now time.Time) ([]byte, error) {
+	if err := name.Validate(); err != nil {
+		return nil, api.Errorf(api.CodeInvalid, "%v", err)
+	}
+	pub, err := ca.requested(csr)
+	if err != nil {
+		return nil, err
 	}
 	end := now.Add(CertLife)
 	if end.After(ca.cert.NotAfter) {

@@ -345,31 +345,32 @@ func (s *Subscription) Start(send func(*api.EventBatch) error) error {
 	return send(&api.EventBatch{Index: index, Snapshot: true})
 }
 
-// List returns the newest events that pass, oldest first, at most limit; gap
-// says that the ring does not reach back to after.
-func (r *Ring) List(f Filter, after api.Index, limit int) (events []*api.Event, gap bool) {
-	picked, gap := r.list(f, after, limit)
-	return whole(picked), gap
+// List returns the newest events that pass, oldest first, at most limit, and the
+// index up to which they were looked at; gap says that the ring does not reach
+// back to after.
+func (r *Ring) List(f Filter, after api.Index, limit int) (events []*api.Event, last api.Index, gap bool) {
+	picked, last, gap := r.list(f, after, limit)
+	return whole(picked), last, gap
 }
 
 // list is List before the payloads. The filter runs without the lock, for it may
 // take long.
-func (r *Ring) list(f Filter, after api.Index, limit int) (events []*Event, gap bool) {
+func (r *Ring) list(f Filter, after api.Index, limit int) (events []*Event, last api.Index, gap bool) {
 	r.mu.Lock()
-	held, floor := slices.Clone(r.batches), r.floor
+	held, floor, last := slices.Clone(r.batches), r.floor, r.last
 	r.mu.Unlock()
 	for i := len(held) - 1; i >= 0 && held[i].index > after; i-- {
 		picked := f.pick(held[i].events)
 		for j := len(picked) - 1; j >= 0; j-- {
 			if len(events) == limit {
 				slices.Reverse(events)
-				return events, false
+				return events, last, false
 			}
 			events = append(events, picked[j])
 		}
 	}
 	slices.Reverse(events)
-	return events, after < floor
+	return events, last, after < floor
 }
 
 // Last is the newest index published, with or without events.

@@ -99,7 +99,7 @@ func TestSlowReaderIsToldOfTheGap(t *testing.T) {
 		r.Publish(i, events(&api.Event{Topic: "vm", Key: fmt.Sprint(i), Payload: make([]byte, 1000), Related: []string{"x"}}))
 	}
 	must.Eq(t, []string{"gap 7-8", "8:8", "9:9"}, read(t, s))
-	list, gap := r.List(Filter{}, 0, 10)
+	list, _, gap := r.List(Filter{}, 0, 10)
 	must.Len(t, 2, list)
 	must.True(t, gap)
 }
@@ -121,7 +121,7 @@ func TestRestoreIsAGapForAll(t *testing.T) {
 	must.Eq(t, []string{"gap 40-40"}, read(t, s))
 	r.Publish(41, events(vm("a", "y")))
 	must.Eq(t, []string{"41:y"}, read(t, s))
-	list, gap := r.List(Filter{}, 5, 10)
+	list, _, gap := r.List(Filter{}, 5, 10)
 	must.Len(t, 1, list)
 	must.True(t, gap)
 }
@@ -165,14 +165,14 @@ func TestListIsNewestButOldestFirst(t *testing.T) {
 	for i := uint64(1); i <= 5; i++ {
 		r.Publish(i, events(vm("a", fmt.Sprint(i)), vm("b", "other")))
 	}
-	list, gap := r.List(Filter{Namespace: "a"}, 0, 3)
+	list, _, gap := r.List(Filter{Namespace: "a"}, 0, 3)
 	must.False(t, gap)
 	var keys []string
 	for _, e := range list {
 		keys = append(keys, e.Key)
 	}
 	must.Eq(t, []string{"3", "4", "5"}, keys)
-	list, _ = r.List(Filter{Namespace: "a"}, 4, 3)
+	list, _, _ = r.List(Filter{Namespace: "a"}, 4, 3)
 	must.Len(t, 1, list)
 }
 

@@ -34,7 +34,7 @@ func TestPayloadIsEncodedOnceAndOnlyForReaders(t *testing.T) {
 			b, err := r.Subscribe(Filter{}, 0, nil).Next(cancelled())
 			must.Nil(t, b, must.Sprint("from now on"))
 			must.ErrorIs(t, err, context.Canceled)
-			list, _ := r.List(Filter{}, 0, 10)
+			list, _, _ := r.List(Filter{}, 0, 10)
 			must.Eq(t, `{"name":"x"}`, string(list[0].Payload))
 		})
 	}
@@ -53,7 +53,7 @@ func TestNounsCountAmongTheBytes(t *testing.T) {
 	for i := range api.Index(5) {
 		r.Publish(i+1, []*Event{Lazy(&api.Event{Topic: api.TopicVM}, &noun{})})
 	}
-	list, gap := r.List(Filter{}, 0, 10)
+	list, _, gap := r.List(Filter{}, 0, 10)
 	must.Len(t, 2, list)
 	must.True(t, gap)
 }
