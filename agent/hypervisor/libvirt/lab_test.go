@@ -43,6 +43,9 @@ const setup = `set -e
 mount --make-rprivate /
 for d in etc/libvirt var/lib/libvirt var/log/libvirt var/cache/libvirt run; do mkdir -p /$d; mount --bind "$LAB/$d" /$d; done
 mount --bind "$CACHE" /var/cache/libvirt
+# A KVM that libvirtd can open and QEMU's user cannot makes libvirt look at QEMU
+# anew at each call, which takes seconds.
+if [ -e /dev/kvm ]; then cp -a /dev/kvm "$LAB/kvm"; chmod 666 "$LAB/kvm"; mount --bind "$LAB/kvm" /dev/kvm; fi
 ip link set lo up
 ip link add br0 type bridge
 ip link set br0 up

@@ -2,6 +2,7 @@ package libvirt_test
 
 import (
 	"crypto/rand"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"net"
@@ -25,19 +26,26 @@ var links atomic.Int64
 // way leads from one host to another: the sockets that agents would tunnel.
 // Inside both hosts they have the same paths, in a folder under /run.
 type way struct {
-	wg    sync.WaitGroup
-	mu    sync.Mutex
-	free  *sync.Cond // held has become false
-	held  bool
-	open  []net.Conn
-	ended bool
+	wg      sync.WaitGroup
+	mu      sync.Mutex
+	free    *sync.Cond // held has become false
+	held    bool
+	open    []net.Conn
+	ended   bool
+	control string // the destination's libvirtd
+	// finished is called before libvirt's last answer, to Finish, goes back.
+	finished func()
 }
 
 // newWay listens in from and forwards to to. mode is that of the sockets.
 func newWay(t *testing.T, from, to *lab, mode os.FileMode) *conformance.Link {
 	t.Helper()
-	w := &way{}
-	w.free = sync.NewCond(&w.mu)
+	return new(way).listen(t, from, to, mode)
+}
+
+func (w *way) listen(t *testing.T, from, to *lab, mode os.FileMode) *conformance.Link {
+	t.Helper()
+	w.free, w.control = sync.NewCond(&w.mu), to.socket
 	n := links.Add(1)
 	l := &conformance.Link{Cut: w.cut, Hold: func() { w.hold(true) }, Release: func() { w.hold(false) }}
 	for path, kind := range map[*string]string{&l.Control: "ctl", &l.Memory: "mem", &l.Disks: "nbd"} {
@@ -89,9 +97,35 @@ func (w *way) accept(ln net.Listener, target string, memory bool) {
 			_, _ = near.Close(), far.Close()
 		})
 		w.wg.Go(func() {
-			_, _ = io.Copy(near, far)
+			if target == w.control && w.finished != nil {
+				w.answers(near, far)
+			} else {
+				_, _ = io.Copy(near, far)
+			}
 			_, _ = near.Close(), far.Close()
 		})
+	}
+}
+
+// answers forwards libvirt's packets (length; program, version, procedure, type,
+// each four bytes) and looks for the answer to DOMAIN_MIGRATE_FINISH3_PARAMS.
+func (w *way) answers(near io.Writer, far io.Reader) {
+	for {
+		var head [4]byte
+		if _, err := io.ReadFull(far, head[:]); err != nil {
+			return
+		}
+		packet := make([]byte, binary.BigEndian.Uint32(head[:]))
+		copy(packet, head[:])
+		if _, err := io.ReadFull(far, packet[4:]); err != nil {
+			return
+		}
+		if binary.BigEndian.Uint32(packet[4:]) == 0x20008086 && binary.BigEndian.Uint32(packet[12:]) == 306 && binary.BigEndian.Uint32(packet[16:]) == 1 {
+			w.finished()
+		}
+		if _, err := near.Write(packet); err != nil {
+			return
+		}
 	}
 }
 
