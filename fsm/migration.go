@@ -286,7 +286,7 @@ func (tx *Txn) moveAsk(vm *api.VM, p *api.Placement, n *api.Node) ([]api.ID, Ask
 			return nil, a, api.Errorf(api.CodeState, "volume %q is %s", v.Name, v.State)
 		}
 		ids = append(ids, v.ID)
-		a.disk(v.Pool, v.Size)
+		a.Add(v.Pool, v.Size)
 	}
 	return sortedIDs(ids), a, nil
 }
@@ -300,11 +300,22 @@ func (tx *Txn) abort(m *api.Migration, code api.Code, message string) error {
 		return api.Errorf(api.CodeState, "migration %s is past its point of no return: the guest has left %s", m.ID.Short(), m.FromNode)
 	}
 	m.Code, m.Message = code, message
+	if m.Phase == api.MigrationQueued {
+		leaveQueue(m)
+		return nil
+	}
 	m.Phase = api.MigrationAborting
-	if m.To.IsZero() || m.Attempts == 0 && m.Dest.State == api.EndUnheard && tx.gone(m.To) {
+	if m.Attempts == 0 && m.Dest.State == api.EndUnheard && tx.gone(m.To) {
 		m.Phase = api.MigrationAborted // nobody was told
 	}
 	return nil
+}
+
+// leaveQueue ends a migration of which neither end was told: there is nothing
+// to clean.
+func leaveQueue(m *api.Migration) {
+	m.Phase = api.MigrationAborted
+	m.Source.Clean, m.Dest.Clean = true, true
 }
 
 // putMigration writes a changed migration and carries out what follows from it,
@@ -453,6 +464,9 @@ func (tx *Txn) forgetMoves() {
 			continue
 		}
 		next := *m
+		if m.Phase == api.MigrationQueued {
+			leaveQueue(&next)
+		}
 		next.Phase, next.PhaseTime, next.EndTime, next.ModifyIndex = api.MigrationAborted, tx.now, tx.now, tx.index
 		next.Code, next.Message = api.CodeRecovery, "the region was restored from a snapshot"
 		unreserve(&next)

@@ -362,6 +362,18 @@ func TestAColdMoveCanBeEndedWhileTheDisksAreOnTheWay(t *testing.T) {
 	must.Eq(t, 1, w.s().Placement(id('m', 1)).Epoch)
 }
 
+func TestAMoveThatLeavesTheQueueLeavesNothingBehind(t *testing.T) {
+	w := running(t)
+	c := moveOf(1)
+	c.Migration.To, c.Migration.Pinned = id('n', 2), true
+	w.ok(c)
+	w.step(api.MigrationAborting)
+	m := w.phase(api.MigrationAborted)
+	must.True(t, m.Source.Clean && m.Dest.Clean, must.Sprint("no end was told"))
+	must.Positive(t, int64(m.EndTime))
+	w.ok(&VMPower{ID: id('m', 1), Action: "reboot"})
+}
+
 func TestRestoreForgetsMoves(t *testing.T) {
 	w := copying(t)
 	w.ok(&RecoveryBegin{})
