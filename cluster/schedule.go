@@ -259,6 +259,8 @@ func (t *scheduleTerm) mark(s *fsm.State, c *fsm.Change) {
 			t.push(s, v.VMID)
 		case *api.Tombstone:
 			t.push(s, v.VMID)
+		case *api.Migration:
+			t.push(s, v.VMID)
 		case *api.Volume:
 			if !v.VMID.IsZero() {
 				t.push(s, v.VMID)
