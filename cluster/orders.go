@@ -31,7 +31,8 @@ type orderSub struct {
 	node    api.ID
 	wake    chan struct{} // buffered by one
 	vms     map[api.ID]struct{}
-	all     bool // look at every VM of the node
+	moves   map[api.ID]struct{}
+	all     bool // look at every VM of the node, and at every move
 	volumes bool
 	full    bool // begin anew: restored, or recovery began or ended
 }
@@ -39,7 +40,7 @@ type orderSub struct {
 func newOrderHub() *orderHub { return &orderHub{subs: map[api.ID]map[*orderSub]struct{}{}} }
 
 func (h *orderHub) subscribe(node api.ID) *orderSub {
-	sub := &orderSub{node: node, wake: make(chan struct{}, 1), vms: map[api.ID]struct{}{}}
+	sub := &orderSub{node: node, wake: make(chan struct{}, 1), vms: map[api.ID]struct{}{}, moves: map[api.ID]struct{}{}}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.subs[node] == nil {
@@ -86,7 +87,8 @@ func (h *orderHub) commit(s *fsm.State, changes []fsm.Change) {
 		return
 	}
 	vm := func(id api.ID) func(*orderSub) { return func(sub *orderSub) { sub.vms[id] = struct{}{} } }
-	for _, c := range changes {
+	for i, c := range changes {
+		h.markMoves(s, &changes[i])
 		for _, v := range []any{c.Old, c.New} {
 			switch v := v.(type) {
 			case *api.Placement:
@@ -127,11 +129,11 @@ func (h *orderHub) restored() {
 }
 
 // take returns what is out of date and marks it as seen.
-func (h *orderHub) take(sub *orderSub) (vms map[api.ID]struct{}, all, volumes, full bool) {
+func (h *orderHub) take(sub *orderSub) (vms, moves map[api.ID]struct{}, all, volumes, full bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	vms, all, volumes, full = sub.vms, sub.all, sub.volumes, sub.full
-	sub.vms, sub.all, sub.volumes, sub.full = map[api.ID]struct{}{}, false, false, false
+	vms, moves, all, volumes, full = sub.vms, sub.moves, sub.all, sub.volumes, sub.full
+	sub.vms, sub.moves, sub.all, sub.volumes, sub.full = map[api.ID]struct{}{}, map[api.ID]struct{}{}, false, false, false
 	return
 }
 
@@ -143,6 +145,7 @@ type orderStream struct {
 	sub    *orderSub
 	stream api.Stream
 	sent   map[api.ID]uint64 // VM → what was last ordered
+	sentM  map[api.ID]uint64 // migration → its part that was last sent
 	sentV  uint64            // the volumes and images last sent
 }
 
@@ -161,7 +164,7 @@ func (s *Server) nodeOrders(ctx context.Context, req *api.OrdersRequest, stream 
 				WithHint("ask another server")
 		}
 	}
-	o := &orderStream{s: s, sub: s.orders.subscribe(req.NodeID), stream: stream, sent: map[api.ID]uint64{}}
+	o := &orderStream{s: s, sub: s.orders.subscribe(req.NodeID), stream: stream, sent: map[api.ID]uint64{}, sentM: map[api.ID]uint64{}}
 	defer s.orders.drop(o.sub)
 	if err := o.full(); err != nil {
 		return err
@@ -218,12 +221,13 @@ func (o *orderStream) full() error {
 	}
 	b.Volumes, b.Images = o.s.volumesFor(st, o.sub.node)
 	o.sentV = volumesSum(b.Volumes, b.Images)
+	o.fullMoves(st, b)
 	return o.stream.Send(b)
 }
 
 // changes sends what is out of date.
 func (o *orderStream) changes() error {
-	vms, all, volumes, full := o.s.orders.take(o.sub)
+	vms, moves, all, volumes, full := o.s.orders.take(o.sub)
 	if full {
 		return o.full()
 	}
@@ -232,10 +236,15 @@ func (o *orderStream) changes() error {
 		for p := range st.PlacementsOn(o.sub.node) {
 			vms[p.VMID] = struct{}{}
 		}
+		for id := range o.sentM {
+			moves[id] = struct{}{}
+		}
 	}
 	b := o.batch(st)
+	// Who is to take a VM over learns it with the order at the latest.
+	o.moveChanges(st, moves, b)
 	flush := func() error {
-		if len(b.Orders) == 0 && b.Volumes == nil && b.Images == nil {
+		if len(b.Orders)+len(b.Moves) == 0 && b.Volumes == nil && b.Images == nil {
 			return nil
 		}
 		err := o.stream.Send(b)

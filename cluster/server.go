@@ -43,6 +43,7 @@ type Server struct {
 	reports    *batcher[*api.NodeReport, api.Index]
 	orders     *orderHub
 	sched      *scheduleLoop
+	moves      *moveLoop
 	hash       hashPoint
 
 	// Each is buffered by one: a word that something is to be looked at.
@@ -101,6 +102,7 @@ func (s *Server) start(ctx context.Context) error {
 		},
 	})
 	s.sched = newScheduleLoop(s.fsm, s.applyOutcome, s.voterCount, s.log)
+	s.moves = newMoveLoop(s.fsm, s.applyOutcome, s.holding, s.sched.move, s.cfg.Now, s.log)
 	s.background(s.pump.run)
 	var err error
 	if s.net, err = s.openNetwork(ctx); err != nil {
@@ -220,6 +222,7 @@ func (s *Server) onCommit(index api.Index, changes []fsm.Change) {
 	s.pump.add(eventBatch{index: index, changes: changes, state: st})
 	s.orders.commit(st, changes)
 	s.sched.onCommit(index, changes)
+	s.moves.onCommit(changes)
 	for i := range changes {
 		if changes[i].Table == fsm.TableDenied {
 			select {
@@ -236,6 +239,7 @@ func (s *Server) onRestore(st *fsm.State) {
 	s.pump.add(eventBatch{index: st.Index(), reset: true})
 	s.orders.restored()
 	s.sched.onRestore(st)
+	s.moves.onRestore()
 }
 
 // duties are what only the leader does.
@@ -248,6 +252,7 @@ func (s *Server) duties() []duty {
 		{"liveness", s.dutyLiveness},
 		{"dial-back", s.dutyDialBack},
 		{"schedule", s.sched.run},
+		{"migrations", s.moves.run},
 		{"images", s.dutyImages},
 		{"recovery", s.dutyRecovery},
 		{"tokens", s.dutyTokens},

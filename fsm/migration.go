@@ -55,7 +55,7 @@ func (c *MigrationCreate) apply(tx *Txn) (any, error) {
 	if err := tx.unmoved(vm); err != nil {
 		return nil, err
 	}
-	if err := tx.movable(vm, p, m.Mode); err != nil {
+	if err := Movable(vm, p, m.Mode); err != nil {
 		return nil, err
 	}
 	if m.Pinned && m.To == p.NodeID {
@@ -80,8 +80,8 @@ func (c *MigrationCreate) apply(tx *Txn) (any, error) {
 	return &m, nil
 }
 
-// movable checks that a VM is in a state from which a mode can move it.
-func (tx *Txn) movable(vm *api.VM, p *api.Placement, mode api.MigrationMode) error {
+// Movable checks that a VM is in a state from which a mode can move it.
+func Movable(vm *api.VM, p *api.Placement, mode api.MigrationMode) error {
 	if mode == api.MigrateCold {
 		if vm.Power != api.PowerStopped || p.State.Holds() {
 			return api.Errorf(api.CodeState, "VM %q is %s: only a stopped VM is moved cold", vm.Name, p.State).
@@ -240,7 +240,7 @@ func (tx *Txn) admit(m *api.Migration, c *MigrationStep) error {
 	case c.To == m.From || m.Pinned && c.To != m.To:
 		return raced("the destination is not the one that was asked for")
 	}
-	if err := tx.movable(vm, p, m.Mode); err != nil {
+	if err := Movable(vm, p, m.Mode); err != nil {
 		return err
 	}
 	n, err := tx.usable(c.To, !m.Pinned)
