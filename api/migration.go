@@ -225,6 +225,13 @@ type MigrationCancel struct {
 	Key string `json:"key" msg:"key,omitempty"`
 }
 
+// MigrationCanceled answers MigrationCancel. The source goes on; the migration is
+// over once the destination has removed its copy.
+type MigrationCanceled struct {
+	WriteMeta `json:"meta" msg:"meta,omitempty"`
+	Migration *Migration `json:"migration" msg:"migration,omitempty"`
+}
+
 // MigrationResponse is one migration with its newest progress.
 type MigrationResponse struct {
 	QueryMeta `json:"meta" msg:"meta,omitempty"`
@@ -237,7 +244,6 @@ type MigrationResponse struct {
 // MigrationListRequest lists migrations, newest first.
 type MigrationListRequest struct {
 	QueryOptions `json:"query" msg:"query,omitempty"`
-	Namespace    string `json:"namespace,omitempty" msg:"namespace,omitempty"`
 	VM           string `json:"vm,omitempty" msg:"vm,omitempty"`
 	Node         string `json:"node,omitempty" msg:"node,omitempty"`
 	Active       bool   `json:"active,omitempty" msg:"active,omitempty"`

@@ -6744,6 +6744,172 @@ func (z MigrationCancel) Msgsize() (s int) {
 }
 
 // MarshalMsg implements msgp.Marshaler
+func (z *MigrationCanceled) MarshalMsg(b []byte) (o []byte, err error) {
+	o = msgp.Require(b, z.Msgsize())
+	// check for omitted fields
+	zb0001Len := uint32(2)
+	var zb0001Mask uint8 /* 2 bits */
+	_ = zb0001Mask
+	if z.WriteMeta == (WriteMeta{}) {
+		zb0001Len--
+		zb0001Mask |= 0x1
+	}
+	if z.Migration == nil {
+		zb0001Len--
+		zb0001Mask |= 0x2
+	}
+	// variable map header, size zb0001Len
+	o = append(o, 0x80|uint8(zb0001Len))
+
+	// skip if no fields are to be emitted
+	if zb0001Len != 0 {
+		if (zb0001Mask & 0x1) == 0 { // if not omitted
+			// string "meta"
+			o = append(o, 0xa4, 0x6d, 0x65, 0x74, 0x61)
+			// check for omitted fields
+			zb0002Len := uint32(2)
+			var zb0002Mask uint8 /* 2 bits */
+			_ = zb0002Mask
+			if z.WriteMeta.Index == 0 {
+				zb0002Len--
+				zb0002Mask |= 0x1
+			}
+			if z.WriteMeta.Replayed == false {
+				zb0002Len--
+				zb0002Mask |= 0x2
+			}
+			// variable map header, size zb0002Len
+			o = append(o, 0x80|uint8(zb0002Len))
+
+			// skip if no fields are to be emitted
+			if zb0002Len != 0 {
+				if (zb0002Mask & 0x1) == 0 { // if not omitted
+					// string "index"
+					o = append(o, 0xa5, 0x69, 0x6e, 0x64, 0x65, 0x78)
+					o = msgp.AppendUint64(o, uint64(z.WriteMeta.Index))
+				}
+				if (zb0002Mask & 0x2) == 0 { // if not omitted
+					// string "replayed"
+					o = append(o, 0xa8, 0x72, 0x65, 0x70, 0x6c, 0x61, 0x79, 0x65, 0x64)
+					o = msgp.AppendBool(o, z.WriteMeta.Replayed)
+				}
+			}
+		}
+		if (zb0001Mask & 0x2) == 0 { // if not omitted
+			// string "migration"
+			o = append(o, 0xa9, 0x6d, 0x69, 0x67, 0x72, 0x61, 0x74, 0x69, 0x6f, 0x6e)
+			if z.Migration == nil {
+				o = msgp.AppendNil(o)
+			} else {
+				o, err = z.Migration.MarshalMsg(o)
+				if err != nil {
+					err = msgp.WrapError(err, "Migration")
+					return
+				}
+			}
+		}
+	}
+	return
+}
+
+// UnmarshalMsg implements msgp.Unmarshaler
+func (z *MigrationCanceled) UnmarshalMsg(bts []byte) (o []byte, err error) {
+	var field []byte
+	_ = field
+	var zb0001 uint32
+	zb0001, bts, err = msgp.ReadMapHeaderBytes(bts)
+	if err != nil {
+		err = msgp.WrapError(err)
+		return
+	}
+	for zb0001 > 0 {
+		zb0001--
+		field, bts, err = msgp.ReadMapKeyZC(bts)
+		if err != nil {
+			err = msgp.WrapError(err)
+			return
+		}
+		switch msgp.UnsafeString(field) {
+		case "meta":
+			var zb0002 uint32
+			zb0002, bts, err = msgp.ReadMapHeaderBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "WriteMeta")
+				return
+			}
+			for zb0002 > 0 {
+				zb0002--
+				field, bts, err = msgp.ReadMapKeyZC(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "WriteMeta")
+					return
+				}
+				switch msgp.UnsafeString(field) {
+				case "index":
+					{
+						var zb0003 uint64
+						zb0003, bts, err = msgp.ReadUint64Bytes(bts)
+						if err != nil {
+							err = msgp.WrapError(err, "WriteMeta", "Index")
+							return
+						}
+						z.WriteMeta.Index = Index(zb0003)
+					}
+				case "replayed":
+					z.WriteMeta.Replayed, bts, err = msgp.ReadBoolBytes(bts)
+					if err != nil {
+						err = msgp.WrapError(err, "WriteMeta", "Replayed")
+						return
+					}
+				default:
+					bts, err = msgp.Skip(bts)
+					if err != nil {
+						err = msgp.WrapError(err, "WriteMeta")
+						return
+					}
+				}
+			}
+		case "migration":
+			if msgp.IsNil(bts) {
+				bts, err = msgp.ReadNilBytes(bts)
+				if err != nil {
+					return
+				}
+				z.Migration = nil
+			} else {
+				if z.Migration == nil {
+					z.Migration = new(Migration)
+				}
+				bts, err = z.Migration.UnmarshalMsg(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Migration")
+					return
+				}
+			}
+		default:
+			bts, err = msgp.Skip(bts)
+			if err != nil {
+				err = msgp.WrapError(err)
+				return
+			}
+		}
+	}
+	o = bts
+	return
+}
+
+// Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
+func (z *MigrationCanceled) Msgsize() (s int) {
+	s = 1 + 5 + 1 + 6 + msgp.Uint64Size + 9 + msgp.BoolSize + 10
+	if z.Migration == nil {
+		s += msgp.NilSize
+	} else {
+		s += z.Migration.Msgsize()
+	}
+	return
+}
+
+// MarshalMsg implements msgp.Marshaler
 func (z *MigrationCreate) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	// check for omitted fields
@@ -7556,24 +7722,20 @@ func (z *MigrationForecast) Msgsize() (s int) {
 func (z *MigrationListRequest) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	// check for omitted fields
-	zb0001Len := uint32(5)
-	var zb0001Mask uint8 /* 5 bits */
+	zb0001Len := uint32(4)
+	var zb0001Mask uint8 /* 4 bits */
 	_ = zb0001Mask
-	if z.Namespace == "" {
+	if z.VM == "" {
 		zb0001Len--
 		zb0001Mask |= 0x2
 	}
-	if z.VM == "" {
+	if z.Node == "" {
 		zb0001Len--
 		zb0001Mask |= 0x4
 	}
-	if z.Node == "" {
-		zb0001Len--
-		zb0001Mask |= 0x8
-	}
 	if z.Active == false {
 		zb0001Len--
-		zb0001Mask |= 0x10
+		zb0001Mask |= 0x8
 	}
 	// variable map header, size zb0001Len
 	o = append(o, 0x80|uint8(zb0001Len))
@@ -7588,21 +7750,16 @@ func (z *MigrationListRequest) MarshalMsg(b []byte) (o []byte, err error) {
 			return
 		}
 		if (zb0001Mask & 0x2) == 0 { // if not omitted
-			// string "namespace"
-			o = append(o, 0xa9, 0x6e, 0x61, 0x6d, 0x65, 0x73, 0x70, 0x61, 0x63, 0x65)
-			o = msgp.AppendString(o, z.Namespace)
-		}
-		if (zb0001Mask & 0x4) == 0 { // if not omitted
 			// string "vm"
 			o = append(o, 0xa2, 0x76, 0x6d)
 			o = msgp.AppendString(o, z.VM)
 		}
-		if (zb0001Mask & 0x8) == 0 { // if not omitted
+		if (zb0001Mask & 0x4) == 0 { // if not omitted
 			// string "node"
 			o = append(o, 0xa4, 0x6e, 0x6f, 0x64, 0x65)
 			o = msgp.AppendString(o, z.Node)
 		}
-		if (zb0001Mask & 0x10) == 0 { // if not omitted
+		if (zb0001Mask & 0x8) == 0 { // if not omitted
 			// string "active"
 			o = append(o, 0xa6, 0x61, 0x63, 0x74, 0x69, 0x76, 0x65)
 			o = msgp.AppendBool(o, z.Active)
@@ -7633,12 +7790,6 @@ func (z *MigrationListRequest) UnmarshalMsg(bts []byte) (o []byte, err error) {
 			bts, err = z.QueryOptions.UnmarshalMsg(bts)
 			if err != nil {
 				err = msgp.WrapError(err, "QueryOptions")
-				return
-			}
-		case "namespace":
-			z.Namespace, bts, err = msgp.ReadStringBytes(bts)
-			if err != nil {
-				err = msgp.WrapError(err, "Namespace")
 				return
 			}
 		case "vm":
@@ -7673,7 +7824,7 @@ func (z *MigrationListRequest) UnmarshalMsg(bts []byte) (o []byte, err error) {
 
 // Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
 func (z *MigrationListRequest) Msgsize() (s int) {
-	s = 1 + 6 + z.QueryOptions.Msgsize() + 10 + msgp.StringPrefixSize + len(z.Namespace) + 3 + msgp.StringPrefixSize + len(z.VM) + 5 + msgp.StringPrefixSize + len(z.Node) + 7 + msgp.BoolSize
+	s = 1 + 6 + z.QueryOptions.Msgsize() + 3 + msgp.StringPrefixSize + len(z.VM) + 5 + msgp.StringPrefixSize + len(z.Node) + 7 + msgp.BoolSize
 	return
 }
 
