@@ -33,6 +33,9 @@ func (c *MigrationCreate) Validate() error {
 			k.fail("options", "a duration is negative")
 		}
 	}
+	if m.Restart && m.Mode != api.MigrateCold {
+		k.fail("restart", "is for cold moves")
+	}
 	if m.Pinned == m.To.IsZero() {
 		k.fail("to", "a pinned migration names its destination, another does not")
 	}
@@ -55,11 +58,15 @@ func (c *MigrationCreate) apply(tx *Txn) (any, error) {
 	if err := tx.unmoved(vm); err != nil {
 		return nil, err
 	}
-	if err := Movable(vm, p, m.Mode); err != nil {
-		return nil, err
-	}
 	if m.Pinned && m.To == p.NodeID {
 		return nil, api.Errorf(api.CodeState, "VM %q is on that node already", vm.Name)
+	}
+	if m.Restart && vm.Power == api.PowerRunning {
+		vm = tx.setPower(vm, api.PowerStopped, false) // it waits in the queue until the guest has ended
+	} else if err := Movable(vm, p, m.Mode); err != nil {
+		return nil, err
+	} else {
+		m.Restart = false
 	}
 	m.Namespace, m.VMName, m.From, m.Epoch = vm.Namespace, vm.Name, p.NodeID, p.Epoch
 	m.FromNode, m.ToNode = nodeName(tx.s, m.From), ""
@@ -126,6 +133,24 @@ func (tx *Txn) stopMove(vm *api.VM) {
 	next := *m
 	if tx.abort(&next, api.CodeState, "the VM is to be stopped") == nil {
 		tx.putMigration(m, &next)
+	}
+}
+
+// startAgain starts a VM that was stopped for a move that is over now.
+func (tx *Txn) startAgain(m *api.Migration) {
+	if vm := tx.s.VM(m.VMID); m.Restart && vm != nil && !vm.Deleting && vm.Power == api.PowerStopped {
+		tx.setPower(vm, api.PowerRunning, false)
+	}
+	m.Restart = false
+}
+
+// stayStopped: somebody wants a VM stopped that was to be started again after
+// its move.
+func (tx *Txn) stayStopped(vm *api.VM) {
+	if m := tx.s.MigrationOf(vm.ID); m != nil && m.Restart {
+		next := *m
+		next.Restart, next.ModifyIndex = false, tx.index
+		migrationDef.put(tx, &next)
 	}
 }
 
@@ -328,6 +353,7 @@ func (tx *Txn) putMigration(old, m *api.Migration) *api.Migration {
 		if !m.Phase.Active() && m.EndTime == 0 {
 			m.EndTime = tx.now
 			unreserve(m)
+			tx.startAgain(m)
 		}
 		m.ModifyIndex = tx.index
 		migrationDef.put(tx, m)
@@ -470,6 +496,7 @@ func (tx *Txn) forgetMoves() {
 		next.Phase, next.PhaseTime, next.EndTime, next.ModifyIndex = api.MigrationAborted, tx.now, tx.now, tx.index
 		next.Code, next.Message = api.CodeRecovery, "the region was restored from a snapshot"
 		unreserve(&next)
+		tx.startAgain(&next)
 		migrationDef.put(tx, &next)
 	}
 }
