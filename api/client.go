@@ -246,7 +246,7 @@ func (c *Client) write(method, path string, o *WriteOptions) *request {
 func inNamespace(path string) bool {
 	noun, _, _ := strings.Cut(strings.TrimPrefix(path, "/v1/"), "/")
 	switch noun {
-	case "vm", "vms", "placement", "placements", "volume", "volumes", "image", "images", "events":
+	case "vm", "vms", "migration", "migrations", "placement", "placements", "volume", "volumes", "image", "images", "events":
 		return true
 	}
 	return false

@@ -128,6 +128,8 @@ type Migration struct {
 	// superseded; KillDest orders the destination to remove what it has.
 	KillSource bool `json:"kill_source,omitempty" msg:"kill_source,omitempty"`
 	KillDest   bool `json:"kill_destination,omitempty" msg:"kill_dest,omitempty"`
+	// Restart: the VM was stopped for this move and is started again after it.
+	Restart bool `json:"restart,omitempty" msg:"restart,omitempty"`
 	// Lost: the guest was on neither end any more; it is started anew.
 	Lost bool `json:"lost,omitempty" msg:"lost,omitempty"`
 	// Code and Message say why it was aborted or what went wrong.
@@ -225,6 +227,13 @@ type MigrationCancel struct {
 	Key string `json:"key" msg:"key,omitempty"`
 }
 
+// MigrationCanceled answers MigrationCancel. The source goes on; the migration is
+// over once the destination has removed its copy.
+type MigrationCanceled struct {
+	WriteMeta `json:"meta" msg:"meta,omitempty"`
+	Migration *Migration `json:"migration" msg:"migration,omitempty"`
+}
+
 // MigrationResponse is one migration with its newest progress.
 type MigrationResponse struct {
 	QueryMeta `json:"meta" msg:"meta,omitempty"`
@@ -237,7 +246,6 @@ type MigrationResponse struct {
 // MigrationListRequest lists migrations, newest first.
 type MigrationListRequest struct {
 	QueryOptions `json:"query" msg:"query,omitempty"`
-	Namespace    string `json:"namespace,omitempty" msg:"namespace,omitempty"`
 	VM           string `json:"vm,omitempty" msg:"vm,omitempty"`
 	Node         string `json:"node,omitempty" msg:"node,omitempty"`
 	Active       bool   `json:"active,omitempty" msg:"active,omitempty"`

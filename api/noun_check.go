@@ -367,7 +367,7 @@ func (r *EventRequest) Validate() error {
 // Topics are all topics of events.
 var Topics = []string{
 	TopicNode, TopicVM, TopicPlacement, TopicVolume, TopicPool, TopicImage,
-	TopicNetwork, TopicNamespace, TopicToken, TopicOperator,
+	TopicNetwork, TopicNamespace, TopicToken, TopicOperator, TopicMigration,
 }
 
 func (c *checks) topics(list []string) {
@@ -428,6 +428,8 @@ func (r *SchedulerConfigApply) Validate() error {
 	c.ratio("cpu_ratio", r.Config.CPURatio, 0.1, 100)
 	c.ratio("memory_ratio", r.Config.MemoryRatio, 0.1, 10)
 	between(&c, "expect", r.Config.Expect, 0, 99)
+	between(&c, "migrations", r.Config.Migrations, 0, 10000)
+	between(&c, "node_migrations", r.Config.NodeMigrations, 0, 1000)
 	return c.err("the scheduler's configuration")
 }
 

@@ -21,6 +21,12 @@ func (r *VMPower) Scope() string { return scope(r.Namespace) }
 func (r *VMRevert) Scope() string { return scope(r.Namespace) }
 
 // Scope: see QueryOptions.Scope.
+func (r *MigrationCreate) Scope() string { return scope(r.Namespace) }
+
+// Scope: see QueryOptions.Scope.
+func (r *MigrationCancel) Scope() string { return scope(r.Namespace) }
+
+// Scope: see QueryOptions.Scope.
 func (r *VolumeCreate) Scope() string { return scope(r.Namespace) }
 
 // Scope: see QueryOptions.Scope.

@@ -35,6 +35,10 @@ type fakeNode struct {
 	mu     *sync.Mutex       // a pointer, so that a test can copy the node
 	images map[string][]byte // by checksum
 	stuck  bool              // takes no image's content
+	// plays says what an end of a migration reports; nil: what playMove says.
+	plays    func(*api.Migration) (api.MoveReport, bool)
+	progress *api.MigrationProgress // nil: the agent cannot tell
+	forecast *api.MigrationForecast
 }
 
 // newNode makes a machine with 8 cores and 16 GiB; it does not register.
@@ -46,7 +50,7 @@ func (r *region) newNode(name string, change ...func(*api.Node)) *fakeNode {
 		BootID: "boot-" + name, MachineID: "machine-" + name, ProductUUID: "product-" + name,
 		Capacity: api.Resources{CPU: api.Cores(8), Memory: 16 * api.GiB},
 		Pools:    []api.NodePool{{Name: "default", Type: "dir", UUID: api.NewID(), Capacity: 100 * api.GiB, Free: 100 * api.GiB}},
-		Drivers:  []api.DriverInfo{{Name: "sim", Healthy: true}},
+		Drivers:  []api.DriverInfo{{Name: "sim", Healthy: true, Can: []string{"migrate"}}},
 	}
 	for _, c := range change {
 		c(&n.node)
@@ -55,6 +59,12 @@ func (r *region) newNode(name string, change ...func(*api.Node)) *fakeNode {
 	n.mux = rpc.NewMux(rpc.Options{Router: rpc.Alone(r.name)})
 	rpc.Local(n.mux, "Agent.Ping", acl.ServerSelf, func(context.Context, *api.Empty) (*api.Empty, error) { return &api.Empty{}, nil })
 	rpc.Local(n.mux, "Agent.VMStats", acl.ServerSelf, n.vmStats)
+	rpc.Local(n.mux, "Agent.MoveProgress", acl.ServerSelf, func(context.Context, *api.GetRequest) (*api.MigrationProgress, error) {
+		return answerOf(n, &n.progress)
+	})
+	rpc.Local(n.mux, "Agent.DirtyRate", acl.ServerSelf, func(context.Context, *api.GetRequest) (*api.MigrationForecast, error) {
+		return answerOf(n, &n.forecast)
+	})
 	rpc.Stream(n.mux, rpc.KindLocal, "Agent.Console", acl.ServerSelf, n.console)
 	rpc.Stream(n.mux, rpc.KindLocal, "Agent.ImagePut", acl.ServerSelf, n.imagePut)
 	rpc.Stream(n.mux, rpc.KindPeer, "Agent.ImageGet", acl.Member, n.imageGet)
@@ -75,6 +85,17 @@ func (r *region) newNode(name string, change ...func(*api.Node)) *fakeNode {
 		n.pool.Close()
 	})
 	return n
+}
+
+// answerOf is what the test has put there, if anything.
+func answerOf[T any](n *fakeNode, v **T) (*T, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if *v == nil {
+		return nil, api.Errorf(api.CodeUnsupported, "the agent does not know")
+	}
+	out := **v
+	return &out, nil
 }
 
 func (n *fakeNode) listen() {
@@ -294,7 +315,19 @@ func (n *fakeNode) carryOut(ctx context.Context, b *api.OrderBatch) {
 		}
 		r.Volumes = append(r.Volumes, api.VolumeReport{ID: v.ID, State: state})
 	}
-	if len(r.VMs)+len(r.Volumes) == 0 {
+	n.mu.Lock()
+	plays := n.plays
+	n.mu.Unlock()
+	if plays == nil {
+		plays = func(m *api.Migration) (api.MoveReport, bool) { return playMove(m, n.node.ID) }
+	}
+	for _, o := range b.Moves {
+		if m, ok := plays(o.Migration); ok {
+			m.BootID, m.Seq = n.node.BootID, n.seq.Add(1)
+			r.Moves = append(r.Moves, m)
+		}
+	}
+	if len(r.VMs)+len(r.Volumes)+len(r.Moves) == 0 {
 		return
 	}
 	for ctx.Err() == nil && n.servers.Call(ctx, "Node.Report", r, &api.WriteMeta{}) != nil {

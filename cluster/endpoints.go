@@ -22,6 +22,7 @@ func (s *Server) endpoints() {
 	s.networkEndpoints()
 	s.namespaceEndpoints()
 	s.placementEndpoints()
+	s.migrationEndpoints()
 	s.tokenEndpoints()
 	s.eventEndpoints()
 	s.statusEndpoints()

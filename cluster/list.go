@@ -23,6 +23,8 @@ type kindOf[T any] struct {
 	id   func(T) api.ID // nil when the noun has only a name
 	name func(T) string
 	ns   func(T) string // nil when the noun is in no namespace
+	// order is what lists are ordered by; nil: by namespace and name.
+	order func(T) string
 }
 
 func (k *kindOf[T]) namespace(v T) string {
@@ -35,6 +37,9 @@ func (k *kindOf[T]) namespace(v T) string {
 // key orders lists and is the token of the next page.
 func (k *kindOf[T]) key(v T) listKey {
 	key := listKey{ns: k.namespace(v), name: k.name(v)}
+	if k.order != nil {
+		key = listKey{name: k.order(v)}
+	}
 	if k.id != nil {
 		key.id = k.id(v).String() // names of nodes and tokens need not be unique
 	}

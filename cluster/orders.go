@@ -32,7 +32,8 @@ type orderSub struct {
 	node    api.ID
 	wake    chan struct{} // buffered by one
 	vms     map[api.ID]struct{}
-	all     bool // look at every VM of the node
+	moves   map[api.ID]struct{}
+	all     bool // look at every VM of the node, and at every move
 	volumes bool
 	full    bool // begin anew: restored, or recovery began or ended
 }
@@ -40,7 +41,7 @@ type orderSub struct {
 func newOrderHub() *orderHub { return &orderHub{subs: map[api.ID]map[*orderSub]struct{}{}} }
 
 func (h *orderHub) subscribe(node api.ID) *orderSub {
-	sub := &orderSub{node: node, wake: make(chan struct{}, 1), vms: map[api.ID]struct{}{}}
+	sub := &orderSub{node: node, wake: make(chan struct{}, 1), vms: map[api.ID]struct{}{}, moves: map[api.ID]struct{}{}}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.subs[node] == nil {
@@ -87,7 +88,8 @@ func (h *orderHub) commit(s *fsm.State, changes []fsm.Change) {
 		return
 	}
 	vm := func(id api.ID) func(*orderSub) { return func(sub *orderSub) { sub.vms[id] = struct{}{} } }
-	for _, c := range changes {
+	for i, c := range changes {
+		h.markMoves(s, &changes[i])
 		for _, v := range []any{c.Old, c.New} {
 			switch v := v.(type) {
 			case *api.Placement:
@@ -128,11 +130,11 @@ func (h *orderHub) restored() {
 }
 
 // take returns what is out of date and marks it as seen.
-func (h *orderHub) take(sub *orderSub) (vms map[api.ID]struct{}, all, volumes, full bool) {
+func (h *orderHub) take(sub *orderSub) (vms, moves map[api.ID]struct{}, all, volumes, full bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	vms, all, volumes, full = sub.vms, sub.all, sub.volumes, sub.full
-	sub.vms, sub.all, sub.volumes, sub.full = map[api.ID]struct{}{}, false, false, false
+	vms, moves, all, volumes, full = sub.vms, sub.moves, sub.all, sub.volumes, sub.full
+	sub.vms, sub.moves, sub.all, sub.volumes, sub.full = map[api.ID]struct{}{}, map[api.ID]struct{}{}, false, false, false
 	return
 }
 
@@ -144,6 +146,7 @@ type orderStream struct {
 	sub    *orderSub
 	stream api.Stream
 	sent   map[api.ID]uint64 // VM → what was last ordered
+	sentM  map[api.ID]uint64 // migration → its part that was last sent
 	sentV  uint64            // the volumes and images last sent
 }
 
@@ -162,7 +165,7 @@ func (s *Server) nodeOrders(ctx context.Context, req *api.OrdersRequest, stream 
 				WithHint("ask another server")
 		}
 	}
-	o := &orderStream{s: s, sub: s.orders.subscribe(req.NodeID), stream: stream, sent: map[api.ID]uint64{}}
+	o := &orderStream{s: s, sub: s.orders.subscribe(req.NodeID), stream: stream, sent: map[api.ID]uint64{}, sentM: map[api.ID]uint64{}}
 	defer s.orders.drop(o.sub)
 	if err := o.full(); err != nil {
 		return err
@@ -227,6 +230,11 @@ func (p *orderParts) order(ord *api.Order) {
 	p.b.Orders = append(p.b.Orders, ord)
 }
 
+func (p *orderParts) move(m *api.MoveOrder) {
+	p.room(m.Msgsize())
+	p.b.Moves = append(p.b.Moves, m)
+}
+
 // volumes adds volumes, each in one batch with the image that it is cloned from,
 // and the other images.
 func (p *orderParts) volumes(vs []*api.Volume, ims []*api.Image) {
@@ -252,7 +260,7 @@ const orderImageSize = 16 << 10
 
 // flush sends the batch unless it says nothing.
 func (p *orderParts) flush() {
-	if p.err == nil && (p.b.Full || len(p.b.Orders)+len(p.b.Volumes)+len(p.b.Images) > 0) {
+	if p.err == nil && (p.b.Full || len(p.b.Orders)+len(p.b.Moves)+len(p.b.Volumes)+len(p.b.Images) > 0) {
 		p.err = p.o.stream.Send(p.b)
 	}
 	p.b, p.size = p.o.batch(p.st), 0
@@ -266,6 +274,7 @@ func (o *orderStream) full() error {
 	b := o.parts(st)
 	b.b.Full = true
 	clear(o.sent)
+	o.fullMoves(st, b)
 	for t := range st.TombstonesOn(o.sub.node) {
 		b.order(stopOrder(t))
 	}
@@ -284,7 +293,7 @@ func (o *orderStream) full() error {
 
 // changes sends what is out of date.
 func (o *orderStream) changes() error {
-	vms, all, volumes, full := o.s.orders.take(o.sub)
+	vms, moves, all, volumes, full := o.s.orders.take(o.sub)
 	if full {
 		return o.full()
 	}
@@ -293,8 +302,13 @@ func (o *orderStream) changes() error {
 		for p := range st.PlacementsOn(o.sub.node) {
 			vms[p.VMID] = struct{}{}
 		}
+		for id := range o.sentM {
+			moves[id] = struct{}{}
+		}
 	}
 	b := o.parts(st)
+	// Who is to take a VM over learns it with the order at the latest.
+	o.moveChanges(st, moves, b)
 	ids := make([]api.ID, 0, len(vms))
 	for id := range vms {
 		ids = append(ids, id)

@@ -266,6 +266,8 @@ func (t *scheduleTerm) mark(s *fsm.State, c *fsm.Change) {
 					t.volumes[vol.ID] = nil
 				}
 			}
+		case *api.Migration:
+			t.push(s, v.VMID)
 		case *api.Volume:
 			if !v.VMID.IsZero() {
 				t.push(s, v.VMID)

@@ -23,6 +23,7 @@ import (
 type schedWorld struct {
 	t      *testing.T
 	loop   *scheduleLoop
+	moves  *moveLoop // nil in most tests
 	fsm    *fsm.FSM
 	voters atomic.Int32
 
@@ -39,7 +40,12 @@ func newSchedWorld(t *testing.T) *schedWorld {
 	w := &schedWorld{t: t}
 	w.voters.Store(1)
 	w.fsm = fsm.New(fsm.Config{
-		OnCommit:  func(i uint64, c []fsm.Change) { w.loop.onCommit(i, c) },
+		OnCommit: func(i uint64, c []fsm.Change) {
+			w.loop.onCommit(i, c)
+			if w.moves != nil {
+				w.moves.onCommit(c)
+			}
+		},
 		OnRestore: func(s *fsm.State) { w.loop.onRestore(s) },
 	})
 	w.loop = newScheduleLoop(w.fsm, w.apply, func() int { return int(w.voters.Load()) }, slog.New(slog.DiscardHandler))

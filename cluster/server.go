@@ -43,6 +43,7 @@ type Server struct {
 	reports    *batcher[*api.NodeReport, api.Index]
 	orders     *orderHub
 	sched      *scheduleLoop
+	moves      *moveLoop
 	hash       hashPoint
 	hashWanted chan *fsm.HashPoint // buffered by one
 	moved      movedNodes
@@ -105,6 +106,7 @@ func (s *Server) start(ctx context.Context) error {
 		},
 	})
 	s.sched = newScheduleLoop(s.fsm, s.applyOutcome, s.voterCount, s.log)
+	s.moves = newMoveLoop(s.fsm, s.applyOutcome, s.holding, s.sched.move, s.cfg.Now, s.log)
 	s.background(s.pump.run)
 	s.background(s.makeHashes)
 	var err error
@@ -227,6 +229,7 @@ func (s *Server) onCommit(index api.Index, changes []fsm.Change) {
 	s.orders.commit(st, changes)
 	s.sched.onCommit(index, changes)
 	s.moved.commit(changes)
+	s.moves.onCommit(changes)
 	for i := range changes {
 		if changes[i].Table == fsm.TableDenied {
 			select {
@@ -243,6 +246,7 @@ func (s *Server) onRestore(st *fsm.State) {
 	s.pump.add(eventBatch{index: st.Index(), reset: true})
 	s.orders.restored()
 	s.sched.onRestore(st)
+	s.moves.onRestore()
 }
 
 // duties are what only the leader does.
@@ -255,6 +259,7 @@ func (s *Server) duties() []duty {
 		{"liveness", s.dutyLiveness},
 		{"dial-back", s.dutyDialBack},
 		{"schedule", s.sched.run},
+		{"migrations", s.moves.run},
 		{"images", s.dutyImages},
 		{"recovery", s.dutyRecovery},
 		{"tokens", s.dutyTokens},

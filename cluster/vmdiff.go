@@ -16,6 +16,7 @@ import (
 var liveFields = map[string]bool{
 	"description": true, "labels": true, "datacenters": true, "priority": true, "constraints": true,
 	"affinities": true, "spread": true, "restart": true, "ha": true, "protection": true, "stop_timeout": true,
+	"migration": true,
 }
 
 // restartNeeded reports whether a field, as diffSpec names it, is part of the

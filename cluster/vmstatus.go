@@ -26,6 +26,7 @@ func (s *Server) vmStatus(ctx context.Context, req *api.GetRequest) (*api.VMStat
 		w.ID(fsm.TablePlacement, vm.ID)
 		w.Of(fsm.TableVolume, vm.ID)
 		w.Of(fsm.TableTombstone, vm.ID)
+		w.Of(fsm.TableMigration, vm.ID)
 		p := st.Placement(vm.ID)
 		*resp = api.VMStatusResponse{VM: vm, Placement: p, State: stateOf(vm, p)}
 		index := max(vm.ModifyIndex, 1)
@@ -35,6 +36,9 @@ func (s *Server) vmStatus(ctx context.Context, req *api.GetRequest) (*api.VMStat
 		}
 		for t := range st.TombstonesOf(vm.ID) {
 			index = max(index, t.CreateIndex)
+		}
+		for m := range st.MigrationsOf(vm.ID) {
+			index = max(index, m.ModifyIndex)
 		}
 		if p != nil {
 			index = max(index, p.ModifyIndex)
@@ -69,6 +73,10 @@ func (s *Server) reasons(st *fsm.State, r *api.VMStatusResponse) {
 	if vm.Deleting {
 		s.deletingReasons(st, r)
 		return
+	}
+	if m := st.MigrationOf(vm.ID); m != nil {
+		why("%s (migration %s is %s)", moveText(m), m.ID.Short(), m.Phase)
+		r.Why = append(r.Why, s.moveReasons(st, m)...)
 	}
 	wanted := vm.Power != api.PowerStopped
 	switch {

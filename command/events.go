@@ -13,7 +13,7 @@ import (
 func eventSpecs() []*spec {
 	return []*spec{{
 		name: "events", synopsis: "show what happened in the cluster, or follow it",
-		long:     "A topic is a noun (vm, node, placement, volume, pool, image, network, namespace,\ntoken, operator), or a noun and an id, \"vm:ID\".",
+		long:     "A topic is a noun (vm, node, placement, migration, volume, pool, image, network,\nnamespace, token, operator), or a noun and an id, \"vm:ID\".",
 		examples: []string{"novacron events", "novacron events -follow -topic vm -topic node", "novacron events -follow -index 1200 -o json"},
 		build: func(f *flags) func(*call) error {
 			follow := f.Bool("follow", false, "go on with what happens from now on")

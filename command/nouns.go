@@ -12,6 +12,7 @@ type nounSpec struct{ name, synopsis string }
 // nouns are the words that need a verb, in the order of the overview.
 var nouns = []nounSpec{
 	{"vm", "virtual machines: plan, run, watch, use and remove them"},
+	{"migration", "the moves of VMs between nodes"},
 	{"image", "contents that disks are cloned from, kernels and initrds"},
 	{"volume", "disks and where they live"},
 	{"network", "what network cards attach to"},
@@ -36,7 +37,7 @@ var nouns = []nounSpec{
 // specs lists all commands.
 func specs() []*spec {
 	return slices.Concat(
-		agentSpecs(), statusSpecs(), eventSpecs(), vmSpecs(), imageSpecs(), volumeSpecs(), networkSpecs(), nodeSpecs(),
+		agentSpecs(), statusSpecs(), eventSpecs(), vmSpecs(), vmMigrateSpecs(), migrationSpecs(), imageSpecs(), volumeSpecs(), networkSpecs(), nodeSpecs(),
 		placementSpecs(), poolSpecs(), namespaceSpecs(), tokenSpecs(), serverSpecs(), operatorSpecs(), snapshotSpecs(),
 		contextSpecs(), completionSpecs(), versionSpecs(),
 	)

@@ -251,6 +251,8 @@ func schedulerSet(f *flags) func(*call) error {
 	cpu := f.Float64("cpu-ratio", 0, "promise this many times the CPU of nodes that say nothing else")
 	mem := f.Float64("memory-ratio", 0, "promise this many times the memory of nodes that say nothing else")
 	expect := f.Int("expect", -1, "place nothing before this `number` of servers vote")
+	moves := f.Int("migrations", -1, "move this `number` of VMs at once (0: the default, 8)")
+	nodeMoves := f.Int("node-migrations", -1, "let a node take part in this `number` of moves at once (0: the default, 2)")
 	return with(func(c *call, cl *api.Client) error {
 		r, err := cl.Operator().SchedulerGet(c, nil)
 		if err != nil {
@@ -266,6 +268,12 @@ func schedulerSet(f *flags) func(*call) error {
 		}
 		if *expect >= 0 {
 			req.Config.Expect = int32(*expect)
+		}
+		if *moves >= 0 {
+			req.Config.Migrations = int32(*moves)
+		}
+		if *nodeMoves >= 0 {
+			req.Config.NodeMigrations = int32(*nodeMoves)
 		}
 		if r, err = write(c, func(o *api.WriteOptions) (*api.SchedulerConfigResponse, error) {
 			return cl.Operator().SchedulerSet(c, req, o)
@@ -284,6 +292,7 @@ func showScheduler(c *call, r *api.SchedulerConfigResponse) error {
 		f.add("CPU ratio", fmt.Sprint(ratio(s.CPURatio, 4)))
 		f.add("Memory ratio", fmt.Sprint(ratio(s.MemoryRatio, 1)))
 		f.add("Expect", fmt.Sprintf("%d servers", s.Expect))
+		f.add("Migrations", fmt.Sprintf("%v at once, %v for each node", ratio(float64(s.Migrations), 8), ratio(float64(s.NodeMigrations), 2)))
 		f.write()
 		return nil
 	})

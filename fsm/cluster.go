@@ -115,6 +115,9 @@ func (k *checker) scheduler(s *api.SchedulerConfig) {
 	if s.Expect < 0 || s.Expect > 99 {
 		k.fail("expect", "is out of range")
 	}
+	if s.Migrations < 0 || s.NodeMigrations < 0 {
+		k.fail("migrations", "is out of range")
+	}
 }
 
 func (c *SchedulerSet) apply(tx *Txn) (any, error) {

@@ -49,20 +49,21 @@ func AskOf(spec *api.VMSpec, vols []*api.Volume) Ask {
 	if vols == nil {
 		for i := range spec.Disks {
 			if d := &spec.Disks[i]; d.Volume == "" {
-				a.disk(poolName(d.Pool), d.Size)
+				a.Add(poolName(d.Pool), d.Size)
 			}
 		}
 		return a
 	}
 	for _, v := range vols {
 		if v.NodeID.IsZero() {
-			a.disk(v.Pool, v.Size)
+			a.Add(v.Pool, v.Size)
 		}
 	}
 	return a
 }
 
-func (a *Ask) disk(pool string, size api.Bytes) {
+// Add adds a new volume.
+func (a *Ask) Add(pool string, size api.Bytes) {
 	i, ok := slices.BinarySearchFunc(a.Disk, pool, func(p PoolAsk, name string) int { return strings.Compare(p.Pool, name) })
 	if !ok {
 		a.Disk = slices.Insert(a.Disk, i, PoolAsk{Pool: pool})

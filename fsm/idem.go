@@ -72,7 +72,7 @@ func (tx *Txn) answer(rec *IdemRecord) *Result {
 		}
 	case cmdNamespaceApply:
 		res.Value = nilless(s.Namespace(rec.NounName))
-	case cmdNodeUpdate:
+	case cmdNodeUpdate, cmdNodeDrain:
 		res.Value = nilless(s.Node(rec.NounID))
 	case cmdVolumeCreate, cmdVolumeAssign:
 		res.Value = nilless(s.Volume(rec.NounID))
@@ -82,6 +82,8 @@ func (tx *Txn) answer(rec *IdemRecord) *Result {
 		res.Value = nilless(s.Image(rec.NounID))
 	case cmdNetworkApply:
 		res.Value = nilless(s.Network(rec.NounName))
+	case cmdMigrationCreate:
+		res.Value = nilless(s.Migration(rec.NounID))
 	case cmdTokenCreate:
 		if t := s.Token(rec.NounID); t != nil {
 			res.Value = &t.Token

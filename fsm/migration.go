@@ -33,6 +33,9 @@ func (c *MigrationCreate) Validate() error {
 			k.fail("options", "a duration is negative")
 		}
 	}
+	if m.Restart && m.Mode != api.MigrateCold {
+		k.fail("restart", "is for cold moves")
+	}
 	if m.Pinned == m.To.IsZero() {
 		k.fail("to", "a pinned migration names its destination, another does not")
 	}
@@ -55,11 +58,15 @@ func (c *MigrationCreate) apply(tx *Txn) (any, error) {
 	if err := tx.unmoved(vm); err != nil {
 		return nil, err
 	}
-	if err := tx.movable(vm, p, m.Mode); err != nil {
-		return nil, err
-	}
 	if m.Pinned && m.To == p.NodeID {
 		return nil, api.Errorf(api.CodeState, "VM %q is on that node already", vm.Name)
+	}
+	if m.Restart && vm.Power == api.PowerRunning {
+		vm = tx.setPower(vm, api.PowerStopped, false) // it waits in the queue until the guest has ended
+	} else if err := Movable(vm, p, m.Mode); err != nil {
+		return nil, err
+	} else {
+		m.Restart = false
 	}
 	m.Namespace, m.VMName, m.From, m.Epoch = vm.Namespace, vm.Name, p.NodeID, p.Epoch
 	m.FromNode, m.ToNode = nodeName(tx.s, m.From), ""
@@ -80,8 +87,8 @@ func (c *MigrationCreate) apply(tx *Txn) (any, error) {
 	return &m, nil
 }
 
-// movable checks that a VM is in a state from which a mode can move it.
-func (tx *Txn) movable(vm *api.VM, p *api.Placement, mode api.MigrationMode) error {
+// Movable checks that a VM is in a state from which a mode can move it.
+func Movable(vm *api.VM, p *api.Placement, mode api.MigrationMode) error {
 	if mode == api.MigrateCold {
 		if vm.Power != api.PowerStopped || p.State.Holds() {
 			return api.Errorf(api.CodeState, "VM %q is %s: only a stopped VM is moved cold", vm.Name, p.State).
@@ -126,6 +133,24 @@ func (tx *Txn) stopMove(vm *api.VM) {
 	next := *m
 	if tx.abort(&next, api.CodeState, "the VM is to be stopped") == nil {
 		tx.putMigration(m, &next)
+	}
+}
+
+// startAgain starts a VM that was stopped for a move that is over now.
+func (tx *Txn) startAgain(m *api.Migration) {
+	if vm := tx.s.VM(m.VMID); m.Restart && vm != nil && !vm.Deleting && vm.Power == api.PowerStopped {
+		tx.setPower(vm, api.PowerRunning, false)
+	}
+	m.Restart = false
+}
+
+// stayStopped: somebody wants a VM stopped that was to be started again after
+// its move.
+func (tx *Txn) stayStopped(vm *api.VM) {
+	if m := tx.s.MigrationOf(vm.ID); m != nil && m.Restart {
+		next := *m
+		next.Restart, next.ModifyIndex = false, tx.index
+		migrationDef.put(tx, &next)
 	}
 }
 
@@ -245,7 +270,7 @@ func (tx *Txn) admit(m *api.Migration, c *MigrationStep) error {
 			return raced("what migration %s left is still being cleaned up", old.ID.Short())
 		}
 	}
-	if err := tx.movable(vm, p, m.Mode); err != nil {
+	if err := Movable(vm, p, m.Mode); err != nil {
 		return err
 	}
 	n, err := tx.usable(c.To, !m.Pinned)
@@ -291,7 +316,7 @@ func (tx *Txn) moveAsk(vm *api.VM, p *api.Placement, n *api.Node) ([]api.ID, Ask
 			return nil, a, api.Errorf(api.CodeState, "volume %q is %s", v.Name, v.State)
 		}
 		ids = append(ids, v.ID)
-		a.disk(v.Pool, v.Size)
+		a.Add(v.Pool, v.Size)
 	}
 	return sortedIDs(ids), a, nil
 }
@@ -305,11 +330,22 @@ func (tx *Txn) abort(m *api.Migration, code api.Code, message string) error {
 		return api.Errorf(api.CodeState, "migration %s is past its point of no return: the guest has left %s", m.ID.Short(), m.FromNode)
 	}
 	m.Code, m.Message = code, message
+	if m.Phase == api.MigrationQueued {
+		leaveQueue(m)
+		return nil
+	}
 	m.Phase = api.MigrationAborting
-	if m.To.IsZero() || m.Attempts == 0 && m.Dest.State == api.EndUnheard && tx.gone(m.To) {
+	if m.Attempts == 0 && m.Dest.State == api.EndUnheard && tx.gone(m.To) {
 		m.Phase = api.MigrationAborted // nobody was told
 	}
 	return nil
+}
+
+// leaveQueue ends a migration of which neither end was told: there is nothing
+// to clean.
+func leaveQueue(m *api.Migration) {
+	m.Phase = api.MigrationAborted
+	m.Source.Clean, m.Dest.Clean = true, true
 }
 
 // putMigration writes a changed migration and carries out what follows from it,
@@ -322,6 +358,7 @@ func (tx *Txn) putMigration(old, m *api.Migration) *api.Migration {
 		if !m.Phase.Active() && m.EndTime == 0 {
 			m.EndTime = tx.now
 			unreserve(m)
+			tx.startAgain(m)
 		}
 		m.ModifyIndex = tx.index
 		migrationDef.put(tx, m)
@@ -460,9 +497,13 @@ func (tx *Txn) forgetMoves() {
 			continue
 		}
 		next := *m
+		if m.Phase == api.MigrationQueued {
+			leaveQueue(&next)
+		}
 		next.Phase, next.PhaseTime, next.EndTime, next.ModifyIndex = api.MigrationAborted, tx.now, tx.now, tx.index
 		next.Code, next.Message = api.CodeRecovery, "the region was restored from a snapshot"
 		unreserve(&next)
+		tx.startAgain(&next)
 		migrationDef.put(tx, &next)
 	}
 }

@@ -79,11 +79,11 @@ func (c *NodeRegister) apply(tx *Txn) (any, error) {
 	n.Status, n.StatusTime = api.NodeInit, tx.now
 	n.Eligibility = api.Eligible
 	n.CreateTime, n.CreateIndex, n.ModifyIndex = tx.now, tx.index, tx.index
-	n.StatusNote, n.Unreachable = "", ""
+	n.StatusNote, n.Unreachable, n.Drain = "", "", nil
 	n.CPURatioSet, n.MemoryRatioSet = 0, 0
 	if old != nil {
 		n.CreateTime, n.CreateIndex = old.CreateTime, old.CreateIndex
-		n.Eligibility = old.Eligibility
+		n.Eligibility, n.Drain = old.Eligibility, old.Drain
 		// An operator's word stands above the node's own configuration.
 		override(&n, old.CPURatioSet, old.MemoryRatioSet)
 		if old.Status == api.NodeReady && old.BootID == n.BootID {
@@ -252,6 +252,9 @@ func (c *NodeUpdate) apply(tx *Txn) (any, error) {
 	n := *old
 	if c.Eligibility != "" {
 		n.Eligibility = c.Eligibility
+	}
+	if n.Eligibility == api.Eligible {
+		n.Drain = nil
 	}
 	override(&n, c.CPURatio, c.MemoryRatio)
 	n.ModifyIndex = tx.index

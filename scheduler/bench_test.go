@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/fsm"
 	"github.com/shoenig/test/must"
 )
 
@@ -123,7 +124,8 @@ func BenchmarkPlace(b *testing.B) {
 		m := &sampleLog2n{w.e, rand.New(rand.NewPCG(1, 2))}
 		run("sample-log2n", func(id api.ID) bool {
 			vm := w.e.state.VM(id)
-			c, _ := w.e.classOf(vm, w.e.volumesOf(vm))
+			vols := w.e.volumesOf(vm)
+			c, _ := w.e.classOf(vm, vols, fsm.AskOf(&vm.Spec, vols))
 			i := m.pick(c)
 			if i >= 0 {
 				w.e.promise(id, i, c, true)

@@ -37,6 +37,7 @@ func Needs(s *fsm.State, vm *api.VM, p *api.Placement) Need {
 			return NeedPlace
 		}
 	case p.Reserved != (api.Resources{}):
+	case underWay(s, vm): // it is looked at again when the move has ended
 	case vm.Power != api.PowerStopped:
 		return NeedAdmit
 	case !p.State.Holds():
@@ -48,6 +49,13 @@ func Needs(s *fsm.State, vm *api.VM, p *api.Placement) Need {
 		return NeedRelease
 	}
 	return NeedNothing
+}
+
+// underWay reports whether a VM is being moved, so that its placement stays as it
+// is; a move that waits in the queue gives way.
+func underWay(s *fsm.State, vm *api.VM) bool {
+	m := s.MigrationOf(vm.ID)
+	return m != nil && m.Phase != api.MigrationQueued
 }
 
 // Decide is part of Engine.

@@ -27,6 +27,8 @@ type Engine interface {
 	// Explain says where a VM would go and why, and why not elsewhere. The VM
 	// need not be in the state.
 	Explain(vm *api.VM) *api.Explanation
+	// Move says where a VM may be moved and why, and why not elsewhere.
+	Move(q Move) *api.Explanation
 	// Helps reports whether what changed since the last Rest can help a VM that
 	// waits; Rest forgets what changed.
 	Helps(w *Waiter) bool
@@ -76,6 +78,9 @@ type engine struct {
 	stale   []int32 // nodes to read again
 	isStale bitset
 	changed map[api.ID]struct{} // VMs whose place is to be read again
+	arrived map[api.ID]struct{} // moves that are to be read again
+
+	arrivals map[api.ID]int32 // moves under way → their destination
 
 	// Since the last Rest:
 	freed   []int32
@@ -99,7 +104,8 @@ func (e *engine) Reset(s *fsm.State) {
 	*e = engine{
 		state: s, score: scoreOf(s.SchedulerConfig()), cols: newColumns(),
 		filters: map[string]*filter{}, classes: map[string]*class{}, overlay: map[api.ID]*pledge{},
-		changed: map[api.ID]struct{}{}, moved: map[string]bool{}, scratch: e.scratch[:0],
+		changed: map[api.ID]struct{}{}, arrived: map[api.ID]struct{}{}, arrivals: map[api.ID]int32{},
+		moved: map[string]bool{}, scratch: e.scratch[:0],
 	}
 	e.peers = newPeers(e.roster, e.eachNode)
 	for n := range s.Nodes() {
@@ -116,6 +122,11 @@ func (e *engine) Reset(s *fsm.State) {
 				e.peers.put(vm.ID, vm, e.nodeOf(vm.ID))
 				break
 			}
+		}
+	}
+	for m := range s.Migrations() {
+		if arrives(m) {
+			e.arrive(m.ID)
 		}
 	}
 	e.anew = true
@@ -165,6 +176,8 @@ func (e *engine) follow(c *fsm.Change) {
 				e.touchPool(v.NodeID, v.Pool)
 			}
 		}
+	case fsm.TableMigration:
+		e.followMove(both[*api.Migration](c))
 	case fsm.TablePool:
 		old, now := both[*api.Pool](c)
 		if old == nil || now == nil || old.Ratio != now.Ratio || old.Shared != now.Shared {
@@ -273,7 +286,7 @@ func (e *engine) forgetImage(id api.ID) {
 
 // flush reads again what was marked.
 func (e *engine) flush() {
-	if len(e.stale) == 0 && len(e.changed) == 0 {
+	if len(e.stale) == 0 && len(e.changed) == 0 && len(e.arrived) == 0 {
 		return
 	}
 	e.isFreed = e.isFreed.grow(len(e.cols.ids))
@@ -286,6 +299,10 @@ func (e *engine) flush() {
 		e.peers.put(id, e.state.VM(id), e.nodeOf(id))
 	}
 	clear(e.changed)
+	for id := range e.arrived {
+		e.arrive(id)
+	}
+	clear(e.arrived)
 }
 
 // read takes one node from the state into the columns, the filters and the
@@ -343,11 +360,19 @@ func (e *engine) nodeOf(id api.ID) int32 {
 	return -1
 }
 
-// roster lists the VMs of a namespace that are placed, for a new group.
-func (e *engine) roster(ns string, f func(*api.VM, int32)) {
+// roster lists the VMs of a namespace that are placed or on their way, for a new
+// group, each under the id by which it is counted.
+func (e *engine) roster(ns string, f func(api.ID, *api.VM, int32)) {
 	for vm := range e.state.VMsIn(ns) {
 		if i := e.nodeOf(vm.ID); i >= 0 {
-			f(vm, i)
+			f(vm.ID, vm, i)
+		}
+	}
+	for id, i := range e.arrivals { // in any order: each is counted by itself
+		if m := e.state.Migration(id); m != nil && m.Namespace == ns {
+			if vm := e.state.VM(m.VMID); vm != nil {
+				f(id, vm, i)
+			}
 		}
 	}
 }

@@ -33,12 +33,7 @@ func (e *engine) Explain(vm *api.VM) *api.Explanation {
 		r = e.admission(vm, p)
 	}
 	ask := fsm.AskOf(&vm.Spec, slices.DeleteFunc(vols, func(v *api.Volume) bool { return v == nil }))
-	out.Needs = append(out.Needs,
-		api.DimensionNeed{Dimension: FailCPU, Need: int64(ask.CPU)},
-		api.DimensionNeed{Dimension: FailMemory, Need: int64(ask.Memory)})
-	for _, d := range ask.Disk {
-		out.Needs = append(out.Needs, api.DimensionNeed{Dimension: FailDisk + " " + d.Pool, Need: int64(d.Bytes)})
-	}
+	out.Needs = needs(&ask)
 	best := int32(-1)
 	if r.broken == "" {
 		best, out.Score = e.pick(&r)
@@ -52,14 +47,31 @@ func (e *engine) Explain(vm *api.VM) *api.Explanation {
 		v.Failed, v.Reason = e.verdict(&r, i, n)
 		if v.Fits = v.Failed == ""; v.Fits {
 			v.Score = r.class.rate(e, i) + r.rules.bonus(i)
-			if i == best {
-				v.Reason = "the best of the nodes that fit"
-			}
 		} else {
 			counts[v.Failed]++
 		}
 		out.Nodes = append(out.Nodes, v)
 	})
+	finish(out, counts)
+	return out
+}
+
+// needs lists what an ask takes, for an explanation.
+func needs(ask *fsm.Ask) []api.DimensionNeed {
+	out := []api.DimensionNeed{{Dimension: FailCPU, Need: int64(ask.CPU)}, {Dimension: FailMemory, Need: int64(ask.Memory)}}
+	for _, d := range ask.Disk {
+		out = append(out, api.DimensionNeed{Dimension: FailDisk + " " + d.Pool, Need: int64(d.Bytes)})
+	}
+	return out
+}
+
+// finish orders the verdicts of an explanation, cuts them off and counts them.
+func finish(out *api.Explanation, counts map[string]int32) {
+	for i := range out.Nodes {
+		if v := &out.Nodes[i]; v.Fits && v.NodeID == out.Chosen {
+			v.Reason = "the best of the nodes that fit"
+		}
+	}
 	slices.SortFunc(out.Nodes, func(a, b api.NodeVerdict) int { return order(&a, &b, out.Chosen) })
 	if len(out.Nodes) > maxVerdicts {
 		out.Nodes = slices.Clip(out.Nodes[:maxVerdicts])
@@ -70,7 +82,6 @@ func (e *engine) Explain(vm *api.VM) *api.Explanation {
 	slices.SortFunc(out.Counts, func(a, b api.VerdictCount) int {
 		return cmp.Or(cmp.Compare(b.Nodes, a.Nodes), cmp.Compare(a.Failed, b.Failed))
 	})
-	return out
 }
 
 // order: the chosen node, then those that fit by score, then the rest by how far
@@ -97,7 +108,7 @@ func order(a, b *api.NodeVerdict, chosen api.ID) int {
 // stages lists the checks in the order in which they are made.
 var stages = []string{
 	FailSpec, FailNode, FailVolume, FailEligibility, FailDatacenter, FailDriver, FailNetwork, FailPool, FailConstraint,
-	FailAffinity, FailDisk, FailMemory, FailCPU,
+	FailAffinity, FailMigrate, FailDisk, FailMemory, FailCPU, FailBusy,
 }
 
 func stage(failed string) int { return slices.Index(stages, failed) }
@@ -113,7 +124,7 @@ func (e *engine) verdict(r *request, i int32, n *api.Node) (failed, reason strin
 		return FailVolume, fmt.Sprintf("its volumes are on %s", e.cols.nodes[r.pin].Name)
 	}
 	open := usable
-	if r.class.stay {
+	if r.class.stay || r.cordoned {
 		open = inReach
 	}
 	if reason := open(n); reason != "" {

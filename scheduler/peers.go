@@ -177,12 +177,13 @@ type peers struct {
 	holders     shelf // members: VMs with the hard rule "keep these away"
 	of          map[api.ID][]*group
 	tick        uint64
-	// roster calls f with every VM of the namespace that is placed, and its node.
-	roster func(ns string, f func(vm *api.VM, node int32))
+	// roster calls f with every VM of the namespace that is placed or on its way
+	// to a node, the id under which it counts, and the node.
+	roster func(ns string, f func(id api.ID, vm *api.VM, node int32))
 	nodes  func(f func(i int32, n *api.Node))
 }
 
-func newPeers(roster func(string, func(*api.VM, int32)), nodes func(func(int32, *api.Node))) *peers {
+func newPeers(roster func(string, func(api.ID, *api.VM, int32)), nodes func(func(int32, *api.Node))) *peers {
 	return &peers{
 		projections: map[string]*projection{}, match: newShelf(), holders: newShelf(),
 		of: map[api.ID][]*group{}, roster: roster, nodes: nodes,
@@ -222,10 +223,10 @@ func (p *peers) group(ns string, sel api.Pairs, domain string) *group {
 	p.evict()
 	g := &group{selector: sel, proj: p.projection(domain), members: map[api.ID]int32{}, used: p.tick}
 	p.match.add(k, g)
-	p.roster(ns, func(vm *api.VM, node int32) {
+	p.roster(ns, func(id api.ID, vm *api.VM, node int32) {
 		if matches(sel, vm.Spec.Labels) {
-			g.put(vm.ID, node)
-			p.of[vm.ID] = append(p.of[vm.ID], g)
+			g.put(id, node)
+			p.of[id] = append(p.of[id], g)
 		}
 	})
 	return g

@@ -17,6 +17,8 @@ type request struct {
 	broken string // why no node will ever do until something is changed
 	why    string // the check that broke it, or that pins
 	rules  rules
+	// cordoned nodes will do too: somebody named the node.
+	cordoned bool
 }
 
 // unpinned: any node will do.
@@ -48,7 +50,7 @@ func (e *engine) requestOf(vm *api.VM, vols []*api.Volume) request {
 			return r
 		}
 	}
-	r.class, r.broken = e.classOf(vm, vols)
+	r.class, r.broken = e.classOf(vm, vols, fsm.AskOf(&vm.Spec, vols))
 	if r.broken != "" {
 		r.why = FailSpec
 		return r
@@ -57,10 +59,10 @@ func (e *engine) requestOf(vm *api.VM, vols []*api.Volume) request {
 	return r
 }
 
-// classOf returns the class of a VM, or the reason why it can have none.
-func (e *engine) classOf(vm *api.VM, vols []*api.Volume) (*class, string) {
+// classOf returns the class of a VM that asks for so much, or the reason why it
+// can have none.
+func (e *engine) classOf(vm *api.VM, vols []*api.Volume, ask fsm.Ask) (*class, string) {
 	spec := &vm.Spec
-	ask := fsm.AskOf(spec, vols)
 	b := appendText(e.scratch[:0], "vm")
 	b = appendCount(b, len(spec.Datacenters))
 	for _, d := range spec.Datacenters {

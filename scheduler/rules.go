@@ -16,6 +16,7 @@ type peerRule struct {
 	anti   bool
 	weight float64 // 0 for hard; else -2 to 2
 	own    bool    // the VM matches its own selector
+	left   int32   // members that do not count: they leave their node too
 	most   float64 // soft: the largest count of any domain
 }
 
@@ -103,7 +104,16 @@ func (h *peerRule) forbids(i int32) bool {
 		return n > 0
 	}
 	// The first of its kind may go anywhere, else no group could ever begin.
-	return d < 0 || n == 0 && (h.g.total > 0 || !h.own)
+	return d < 0 || n == 0 && (h.g.total > h.left || !h.own)
+}
+
+// leave makes the VMs of a node that all of them leave keep nobody there.
+func (r *rules) leave(home int32) {
+	for k := range r.hard {
+		if h := &r.hard[k]; !h.anti {
+			h.left = h.g.at(home)
+		}
+	}
 }
 
 // why says in words what forbids a node.

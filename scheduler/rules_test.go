@@ -186,7 +186,8 @@ func TestUnusedGroupsFiltersAndClassesAreShed(t *testing.T) {
 	must.MapEmpty(t, w.e.peers.of)
 	for i := range maxFilters + 1 {
 		plan := &api.VM{Namespace: "default", Spec: spec("p", func(s *api.VMSpec) { s.Datacenters = []string{fmt.Sprint(i)} })}
-		_, broken := w.e.classOf(plan, w.e.volumesOf(plan))
+		vols := w.e.volumesOf(plan)
+		_, broken := w.e.classOf(plan, vols, fsm.AskOf(&plan.Spec, vols))
 		must.EqOp(t, "", broken)
 	}
 	must.LessEq(t, maxFilters, len(w.e.filters))

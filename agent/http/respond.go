@@ -48,6 +48,10 @@ func writeMetaOf(v any) *api.WriteMeta {
 		return m
 	case *api.VMApplied:
 		return &m.WriteMeta
+	case *api.MigrationCreated:
+		return &m.WriteMeta
+	case *api.MigrationCanceled:
+		return &m.WriteMeta
 	case *api.TokenCreated:
 		return &m.WriteMeta
 	}

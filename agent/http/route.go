@@ -78,7 +78,7 @@ func (r *Route) AllParams() []Param {
 func Routes() []Route {
 	var all []Route
 	for _, part := range [][]Route{
-		vmRoutes(), nodeRoutes(), placementRoutes(), volumeRoutes(), poolRoutes(), imageRoutes(),
+		vmRoutes(), migrationRoutes(), nodeRoutes(), placementRoutes(), volumeRoutes(), poolRoutes(), imageRoutes(),
 		networkRoutes(), namespaceRoutes(), tokenRoutes(), eventRoutes(), statusRoutes(), operatorRoutes(), agentRoutes(),
 	} {
 		all = append(all, part...)

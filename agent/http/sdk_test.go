@@ -68,6 +68,7 @@ func TestSDKRoundTrip(t *testing.T) {
 	sched := &api.SchedulerConfigApply{Config: api.SchedulerConfig{Algorithm: "spread", CPURatio: 2, MemoryRatio: 1}}
 	power := &api.VMPower{Namespace: "team-a", Key: "web", Action: "stop", Force: true}
 	revert := &api.VMRevert{Namespace: "team-a", Key: "web", Version: 3}
+	move := &api.MigrationCreate{Namespace: "team-a", VM: "web", To: "n2", Mode: api.MigrateWarm, DryRun: true, Priority: 9, Options: api.MigrationOptions{Bandwidth: api.MiB, Compress: "zstd"}}
 	update := &api.NodeUpdate{Key: "web", Eligibility: api.Ineligible}
 	rows := []row{
 		{"vms list", "VM.List", list, &api.VMListResponse{QueryMeta: meta, Items: []*api.VMStub{{ID: id, Name: "web"}}}, func(ctx context.Context, c *api.Client) (any, error) { return c.VMs().List(ctx, q) }},
@@ -82,6 +83,14 @@ func TestSDKRoundTrip(t *testing.T) {
 		{"vm power", "VM.Power", power, &api.VMApplied{WriteMeta: wm, VM: vm}, func(ctx context.Context, c *api.Client) (any, error) { return c.VMs().Power(ctx, power, nil) }},
 		{"vm revert", "VM.Revert", revert, &api.VMApplied{WriteMeta: wm, VM: vm}, func(ctx context.Context, c *api.Client) (any, error) { return c.VMs().Revert(ctx, revert, nil) }},
 		{"vm delete", "VM.Delete", delQ, &wm, func(ctx context.Context, c *api.Client) (any, error) { return c.VMs().Delete(ctx, delQ, nil) }},
+		{"migrations list", "Migration.List", &api.MigrationListRequest{QueryOptions: *q, VM: "web", Node: "n1", Active: true}, &api.MigrationListResponse{QueryMeta: meta, Items: []*api.Migration{{ID: id}}}, func(ctx context.Context, c *api.Client) (any, error) {
+			return c.Migrations().List(ctx, &api.MigrationListRequest{QueryOptions: *q, VM: "web", Node: "n1", Active: true})
+		}},
+		{"migration get", "Migration.Get", &ga, &api.MigrationResponse{QueryMeta: meta, Migration: &api.Migration{ID: id}, Progress: &api.MigrationProgress{Percent: 5}, Why: []string{"w"}}, func(ctx context.Context, c *api.Client) (any, error) { return c.Migrations().Get(ctx, "web", ns) }},
+		{"migration create", "Migration.Create", move, &api.MigrationCreated{WriteMeta: wm, Migration: &api.Migration{ID: id}, Forecast: &api.MigrationForecast{Converges: true}}, func(ctx context.Context, c *api.Client) (any, error) { return c.Migrations().Create(ctx, move, nil) }},
+		{"migration cancel", "Migration.Cancel", &api.MigrationCancel{Namespace: "team-a", Key: "web"}, &api.MigrationCanceled{WriteMeta: wm, Migration: &api.Migration{ID: id}}, func(ctx context.Context, c *api.Client) (any, error) {
+			return c.Migrations().Cancel(ctx, &api.MigrationCancel{Namespace: "team-a", Key: "web"}, nil)
+		}},
 		{"nodes list", "Node.List", bare, &api.NodeListResponse{QueryMeta: meta, Items: []*api.NodeStub{{ID: id, Name: "n1"}}}, func(ctx context.Context, c *api.Client) (any, error) { return c.Nodes().List(ctx, &noNS) }},
 		{"node get", "Node.Get", &gn, &api.NodeResponse{QueryMeta: meta, Node: &api.Node{ID: id}}, func(ctx context.Context, c *api.Client) (any, error) { return c.Nodes().Get(ctx, "web", nil) }},
 		{"node stats", "Node.Stats", &gn, &api.NodeStatsResponse{QueryMeta: meta, Stats: &api.NodeStats{NodeID: id}}, func(ctx context.Context, c *api.Client) (any, error) { return c.Nodes().Stats(ctx, "web", nil) }},

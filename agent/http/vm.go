@@ -203,7 +203,7 @@ func vmParse(s *Server, w http.ResponseWriter, r *http.Request) error {
 // vmEvents lists the events about a VM, which they name by its id.
 func vmEvents(s *Server, w http.ResponseWriter, r *http.Request) error {
 	get := &api.GetRequest{Key: keyOf(r)}
-	req := &api.EventListRequest{Topics: []string{api.TopicVM, api.TopicPlacement, api.TopicVolume}}
+	req := &api.EventListRequest{Topics: []string{api.TopicVM, api.TopicPlacement, api.TopicVolume, api.TopicMigration}}
 	if err := queryOf(r, s.routeOf(r), &req.QueryOptions); err != nil {
 		return err
 	}

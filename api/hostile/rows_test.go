@@ -1,4 +1,4 @@
-package api_test
+package hostile_test
 
 import (
 	"strings"

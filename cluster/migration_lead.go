@@ -1,0 +1,258 @@
+package cluster
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-metrics/compat"
+
+	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/fsm"
+	"github.com/novacron/novacron/scheduler"
+)
+
+// moveLoop is the duty of the leader that brings migrations forward: it admits
+// them from the queue, lets copies begin and ends what takes too long. It is
+// level-triggered: planMoves looks at the newest state, and a new leader begins
+// with all that is there.
+type moveLoop struct {
+	fsm    *fsm.FSM
+	apply  applyFunc
+	held   func() bool // placing is held back: nothing is admitted
+	choose func(scheduler.Move) *api.Explanation
+	now    func() time.Time
+	log    *slog.Logger
+	wake   chan struct{} // buffered by one
+
+	mu     sync.Mutex // held for a look or an append only
+	leads  bool
+	active map[api.ID]struct{} // nil: to be read from the state
+	queue  bool                // somebody waits: what changes elsewhere may help
+
+	alarmed map[api.ID]bool // of this term
+}
+
+func newMoveLoop(f *fsm.FSM, apply applyFunc, held func() bool, choose func(scheduler.Move) *api.Explanation, now func() time.Time, log *slog.Logger) *moveLoop {
+	return &moveLoop{fsm: f, apply: apply, held: held, choose: choose, now: now, log: log, wake: make(chan struct{}, 1)}
+}
+
+// onCommit follows which migrations are active; it is called on the goroutine
+// that applies and only marks.
+func (l *moveLoop) onCommit(changes []fsm.Change) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.leads {
+		return
+	}
+	for i := range changes {
+		c := &changes[i]
+		switch c.Table {
+		case fsm.TableMigration:
+			l.follow(c)
+			l.poke()
+		case fsm.TableNode, fsm.TablePlacement, fsm.TableVM, fsm.TableVolume, fsm.TableMeta:
+			if l.queue {
+				l.poke()
+			}
+		}
+	}
+}
+
+// follow keeps the set of active migrations; locked.
+func (l *moveLoop) follow(c *fsm.Change) {
+	if l.active == nil {
+		return
+	}
+	if m, ok := c.New.(*api.Migration); ok && m.Phase.Active() {
+		l.active[m.ID] = struct{}{}
+	} else if m, ok := c.Old.(*api.Migration); ok {
+		delete(l.active, m.ID)
+	}
+}
+
+// onRestore tells that the state was replaced.
+func (l *moveLoop) onRestore() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.active = nil
+	l.poke()
+}
+
+func (l *moveLoop) poke() {
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run leads until ctx ends.
+func (l *moveLoop) run(ctx context.Context) error {
+	l.alarmed = map[api.ID]bool{}
+	l.mu.Lock()
+	l.leads, l.active = true, nil
+	l.mu.Unlock()
+	defer func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.leads, l.active = false, nil
+	}()
+	return every(ctx, moveTick, l.wake, func(ctx context.Context) error {
+		stuck, err := l.pass(ctx)
+		if stuck {
+			pause(ctx, moveQueueBreath)
+		}
+		return err
+	})
+}
+
+// ids lists the active migrations, reading them from the state when the set is
+// not known.
+func (l *moveLoop) ids() (*fsm.State, []api.ID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	st := l.fsm.State()
+	if l.active == nil {
+		l.active = map[api.ID]struct{}{}
+		for m := range st.Migrations() {
+			if m.Phase.Active() {
+				l.active[m.ID] = struct{}{}
+			}
+		}
+	}
+	out := make([]api.ID, 0, len(l.active))
+	for id := range l.active {
+		out = append(out, id)
+	}
+	slices.SortFunc(out, func(a, b api.ID) int { return slices.Compare(a[:], b[:]) })
+	return st, out
+}
+
+// pass does what is due. It reports whether somebody waits though there is room.
+func (l *moveLoop) pass(ctx context.Context) (stuck bool, err error) {
+	plan := l.plan()
+	l.alarm(plan.late)
+	for _, s := range plan.steps {
+		if _, err := l.commit(ctx, s); err != nil {
+			return false, err
+		}
+	}
+	if len(plan.steps) > 0 {
+		plan = l.plan()
+	}
+	refused := map[api.ID]bool{}
+	for len(plan.queue) > 0 && plan.free > 0 && !l.held() && ctx.Err() == nil {
+		admitted := false
+		for _, m := range plan.queue {
+			if refused[m.ID] {
+				continue
+			}
+			refused[m.ID] = true // or admitted
+			if admitted, err = l.admit(ctx, m, plan.busy); err != nil {
+				return false, err
+			}
+			if admitted {
+				break
+			}
+		}
+		if !admitted {
+			return true, nil
+		}
+		plan = l.plan() // caps and reservations are others now
+	}
+	return false, nil
+}
+
+func (l *moveLoop) plan() movePlan {
+	st, ids := l.ids()
+	if st.Recovery() != nil {
+		return movePlan{}
+	}
+	plan := planMoves(st, ids, l.now())
+	l.mu.Lock()
+	l.queue = plan.waiting > 0
+	l.mu.Unlock()
+	metrics.SetGauge([]string{"migration", "queued"}, float32(plan.waiting))
+	metrics.SetGauge([]string{"migration", "active"}, float32(plan.active))
+	metrics.SetGauge([]string{"migration", "indeterminate"}, float32(len(plan.late)))
+	return plan
+}
+
+// admit chooses a destination and reserves it. False: none fits now.
+func (l *moveLoop) admit(ctx context.Context, m *api.Migration, busy map[api.ID]string) (bool, error) {
+	st := l.fsm.State()
+	vm := st.VM(m.VMID)
+	if vm == nil {
+		return false, nil
+	}
+	x := l.choose(moveQuestion(st, vm, m, busy))
+	if x == nil || x.Chosen.IsZero() {
+		return false, nil
+	}
+	return l.commit(ctx, &fsm.MigrationStep{
+		ID: m.ID, Phase: m.Phase, Next: api.MigrationProposed, To: x.Chosen, Deadline: api.TimeOf(l.now().Add(timeoutOf(m))),
+	})
+}
+
+// moveQuestion is the question to the scheduler for a migration.
+func moveQuestion(st *fsm.State, vm *api.VM, m *api.Migration, busy map[api.ID]string) scheduler.Move {
+	q := scheduler.Move{VM: vm, Busy: busy}
+	if m.Pinned {
+		q.To = m.To
+	}
+	return q
+}
+
+// commit proposes a step. A refusal means that something was overtaken: the next
+// look at the state finds out by what. An error says that the outcome is not
+// known, or that this server leads no more.
+func (l *moveLoop) commit(ctx context.Context, s *fsm.MigrationStep) (done bool, err error) {
+	res, err := l.apply(ctx, s)
+	if err != nil && (res == nil || res.Err == nil) {
+		return false, err
+	}
+	if res.Err != nil {
+		l.log.Info("a step of a migration was refused", "migration", s.ID, "next", s.Next, "error", res.Err)
+		return false, nil
+	}
+	l.log.Info("a migration goes on", "migration", s.ID, "phase", s.Next, "to", s.To, "why", s.Message)
+	return true, nil
+}
+
+// alarm tells once about each migration of which nobody knows how it ends.
+func (l *moveLoop) alarm(late []*api.Migration) {
+	for _, m := range late {
+		if l.alarmed[m.ID] {
+			continue
+		}
+		l.alarmed[m.ID] = true
+		l.log.Error("a migration is stuck: it is neither done nor aborted", "migration", m.ID, "vm", m.Namespace+"/"+m.VMName, "phase", m.Phase,
+			"from", m.FromNode, "source", m.Source.State, "to", m.ToNode, "destination", m.Dest.State)
+	}
+}
+
+// move says where a VM may be moved. On the leader the engine of the loop
+// answers, brought up to the newest state, so that what was admitted a moment
+// ago counts.
+func (l *scheduleLoop) move(q scheduler.Move) *api.Explanation {
+	l.engMu.Lock()
+	defer l.engMu.Unlock()
+	if l.engine != nil {
+		l.mu.Lock()
+		changes, whole := l.inbox, !l.reload
+		l.mu.Unlock()
+		if whole {
+			l.engine.Apply(l.fsm.State(), changes) // the loop applies them again, which does no harm
+			return l.engine.Move(q)
+		}
+	}
+	return scheduler.ExplainMove(l.fsm.State(), q)
+}
+
+// holding reports whether nothing is to be placed now.
+func (s *Server) holding() bool {
+	st := s.fsm.State()
+	return st.Recovery() != nil || s.voterCount() < int(st.SchedulerConfig().Expect)
+}

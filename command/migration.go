@@ -1,0 +1,167 @@
+package command
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/novacron/novacron/api"
+)
+
+func migrationSpecs() []*spec {
+	return []*spec{
+		{
+			name: "migration list", synopsis: "list the moves of VMs, the newest first",
+			examples: []string{"novacron migration list", "novacron migration list -active", "novacron migration list -vm web", "novacron migration list -node n1 -filter 'phase == aborted'"},
+			build:    migrationList,
+		},
+		{
+			name: "migration status", args: "MIGRATION", min: 1, max: 1, synopsis: "show a move: how far it is, and what it waits for",
+			long:     "MIGRATION is its id or the beginning of it, or a VM, whose newest move is meant.",
+			examples: []string{"novacron migration status web", "novacron migration status 6ba7b810 -o json"},
+			build: simple(with(func(c *call, cl *api.Client) error {
+				r, err := cl.Migrations().Get(c, c.args[0], nil)
+				if err != nil {
+					return err
+				}
+				return c.out.show(r, func() error { showMove(c.out, r, time.Now()); return nil })
+			})),
+		},
+		{
+			name: "migration watch", args: "MIGRATION", min: 1, max: 1, synopsis: "follow a move until it is over",
+			long:     "MIGRATION is its id or the beginning of it, or a VM, whose newest move is meant.\nThe exit code is 0 only when the VM was moved.",
+			examples: []string{"novacron migration watch web"},
+			build:    simple(with(func(c *call, cl *api.Client) error { return followMove(c, cl, c.args[0], "") })),
+		},
+		{
+			name: "migration cancel", args: "MIGRATION...", min: 1, max: -1, synopsis: "end moves; the guests go on where they are",
+			long:     "MIGRATION is its id or the beginning of it, or a VM that is being moved. Refused\nonce the guest has left its node.",
+			examples: []string{"novacron migration cancel web", "novacron migration cancel 6ba7b810"},
+			build:    migrationCancel,
+		},
+	}
+}
+
+func migrationList(f *flags) func(*call) error {
+	l := f.listFlags()
+	vm := f.String("vm", "", "only those of this `VM`")
+	node := f.String("node", "", "only those from or to this `node`")
+	active := f.Bool("active", false, "only those that are not over")
+	return with(func(c *call, cl *api.Client) error {
+		list, err := all(cl.Migrations().All(c, &api.MigrationListRequest{QueryOptions: l.q, VM: *vm, Node: *node, Active: *active}))
+		if err != nil {
+			return err
+		}
+		return c.out.show(list, func() error {
+			t := c.out.table("ID", "VM", "MODE", "FROM", "TO", "PHASE", "CAUSE", "CREATED", "TOOK", "NOTE")
+			for _, m := range list {
+				t.row(m.ID.Short(), m.Namespace+"/"+m.VMName, string(m.Mode), m.FromNode, orDash(m.ToNode), c.out.phase(m.Phase), m.Cause,
+					age(m.CreateTime, time.Now()), took(m), clip(m.Message, 60))
+			}
+			return t.write("No migrations.")
+		})
+	})
+}
+
+func took(m *api.Migration) string {
+	if m.EndTime == 0 {
+		return "-"
+	}
+	return span(m.EndTime.Time().Sub(m.CreateTime.Time()))
+}
+
+// phase colours the word for a phase.
+func (o *output) phase(p api.MigrationPhase) string {
+	switch p {
+	case api.MigrationDone:
+		return o.paint("32", string(p))
+	case api.MigrationAborted, api.MigrationAborting:
+		return o.paint("31", string(p))
+	}
+	return o.paint("33", string(p))
+}
+
+func showMove(o *output, r *api.MigrationResponse, now time.Time) {
+	m := r.Migration
+	f := o.fields()
+	f.add("ID", m.ID.String())
+	f.add("VM", m.Namespace+"/"+m.VMName+" ("+m.VMID.String()+")")
+	f.add("From", m.FromNode)
+	to := m.ToNode
+	if m.Pinned {
+		to += " (asked for)"
+	}
+	f.add("To", first(to, "not chosen yet"))
+	f.add("Mode", string(m.Mode))
+	f.add("Phase", o.phase(m.Phase)+" since "+age(m.PhaseTime, now))
+	f.add("Cause", m.Cause)
+	f.add("Priority", fmt.Sprint(m.Priority))
+	if m.Message != "" {
+		f.add("Message", m.Message+" ("+m.Code.String()+")")
+	}
+	for i, w := range r.Why {
+		f.add(map[bool]string{true: "Waits", false: ""}[i == 0 && m.Phase.Active()], w)
+	}
+	if m.Phase.Active() && m.Phase != api.MigrationQueued {
+		f.add("Source", endText(m.Source))
+		f.add("Destination", endText(m.Dest))
+	}
+	if m.Deadline != 0 && m.Phase.Open() {
+		f.add("Deadline", clock(m.Deadline))
+	}
+	f.add("Options", optionsText(&m.Options))
+	f.add("Created", age(m.CreateTime, now))
+	if m.EndTime != 0 {
+		f.add("Took", took(m))
+	}
+	f.write()
+	if g := r.Progress; g != nil {
+		o.section("Progress")
+		o.say("%s", progressLine(m, g))
+	}
+}
+
+func endText(e api.MigrationEnd) string {
+	s := first(string(e.State), "not heard of yet")
+	if e.Failed {
+		s += ", failed"
+	}
+	if e.Message != "" {
+		s += ": " + e.Message
+	}
+	return s
+}
+
+func optionsText(o *api.MigrationOptions) string {
+	s := fmt.Sprintf("downtime %s to %s, timeout %s, compress %s", o.MaxDowntime, o.DowntimeLimit, span(o.Timeout.D()), first(o.Compress, api.CompressAuto))
+	if o.Bandwidth > 0 {
+		s += fmt.Sprintf(", at most %s/s", o.Bandwidth)
+	}
+	if o.AutoConverge {
+		s += ", auto-converge"
+	}
+	if o.WarmFallback {
+		s += ", warm if it does not converge"
+	}
+	return s
+}
+
+func migrationCancel(*flags) func(*call) error {
+	return with(func(c *call, cl *api.Client) error {
+		for _, key := range c.args {
+			r, err := write(c, func(o *api.WriteOptions) (*api.MigrationCanceled, error) {
+				return cl.Migrations().Cancel(c, &api.MigrationCancel{Key: key}, o)
+			})
+			if err != nil {
+				return err
+			}
+			m := r.Migration
+			if err := c.out.show(m, func() error {
+				c.out.say("%s: the move is %s; the guest goes on on %s", m.VMName, m.Phase, m.FromNode)
+				return nil
+			}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
