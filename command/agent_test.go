@@ -18,8 +18,7 @@ import (
 // still when it is used.
 var loopback = fmt.Sprintf("127.%d.%d.%d", 1+os.Getpid()>>16&0x7f, os.Getpid()>>8&0xff, os.Getpid()&0xff)
 
-// freePort finds a port of that address that nobody listens on, with the next ones
-// that were not found yet.
+// freePort finds a port of that address that nobody listens on.
 func freePort(t *testing.T) int {
 	t.Helper()
 	ln, err := net.Listen("tcp", net.JoinHostPort(loopback, "0"))

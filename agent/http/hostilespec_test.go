@@ -42,9 +42,9 @@ func TestHostileSpecs(t *testing.T) {
 			if r.HCL == "" {
 				return
 			}
-			any := []api.Code{api.CodeInvalid, api.CodeSyntax, api.CodeTooLarge}
+			refusals := []api.Code{api.CodeInvalid, api.CodeSyntax, api.CodeTooLarge}
 			for _, target := range []string{"/v1/vms", "/v1/vms/plan", "/v1/vms/parse"} {
-				refused(t, target, r.HCL, hclTypes[0], any...)
+				refused(t, target, r.HCL, hclTypes[0], refusals...)
 			}
 		})
 	}
