@@ -49,12 +49,17 @@ func (l *lab) host() conformance.Host {
 		Connect: func(*testing.T) hypervisor.Driver { return libvirt.New(l.config()) },
 		Machine: l.machine,
 		Banner:  conformance.Banner,
-		Kill: func(t *testing.T, d hypervisor.Domain) {
-			must.NoError(t, syscall.Kill(d.PID, syscall.SIGKILL))
-		},
-		Down: l.kill,
-		Up:   l.start,
+		Kill:    l.end,
+		Down:    l.kill,
+		Up:      l.start,
 	}
+}
+
+// end kills a guest's process.
+func (l *lab) end(t *testing.T, d hypervisor.Domain) {
+	t.Helper()
+	must.Positive(t, d.PID) // 0 would be this process and all around it
+	must.NoError(t, syscall.Kill(d.PID, syscall.SIGKILL))
 }
 
 // TestLibvirt runs everything that needs a host whose QEMU is root on one host.

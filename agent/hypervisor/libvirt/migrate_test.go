@@ -149,6 +149,23 @@ func state(t *testing.T, d *libvirt.Driver, id api.ID, reason string) hypervisor
 	}
 }
 
+// process waits until the process of a domain is there: a domain that comes in is
+// seen a little before.
+func process(t *testing.T, d *libvirt.Driver, id api.ID) hypervisor.Domain {
+	t.Helper()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for n := 0; ; n++ {
+		got, err := d.Get(t.Context(), id)
+		must.NoError(t, err)
+		if got.PID > 0 {
+			return got
+		}
+		must.Less(t, 3000, n, must.Sprint("no process"))
+		<-tick.C
+	}
+}
+
 func dies(t *testing.T, a, b *lab) {
 	from, to := a.driver(t, nil), b.driver(t, nil)
 	m := named(a.shared(t))
@@ -157,7 +174,7 @@ func dies(t *testing.T, a, b *lab) {
 	l := newWay(t, a, b, 0o666)
 	l.Machine = b.twin(t, m)
 	done := begun(t, from, to, m, l)
-	must.NoError(t, syscall.Kill(state(t, to, m.ID, "").PID, syscall.SIGKILL))
+	b.end(t, process(t, to, m.ID))
 	l.Release()
 	err := <-done
 	t.Log(err)
