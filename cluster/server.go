@@ -130,7 +130,7 @@ func (s *Server) start(ctx context.Context) error {
 	s.background(s.recheck)
 	s.background(s.forgetMoved)
 	if s.cfg.Dir != "" {
-		if s.admin, err = newAdmin(s.ctx, s.cfg.Dir, s.BootstrapToken); err != nil {
+		if s.admin, err = s.newAdmin(s.ctx, s.cfg.Dir); err != nil {
 			return err
 		}
 	}
