@@ -173,7 +173,7 @@ func (a *Agent) startServer(ctx context.Context) (err error) {
 		Bind: c.bind(c.Ports.RPC), Advertise: c.advertise(c.Ports.RPC),
 		SerfBind: c.bind(c.Ports.Serf), SerfAdvertise: c.advertise(c.Ports.Serf),
 		HTTPAddr: a.front.advertised, Join: c.Server.Join,
-		Multiplier: c.Server.multiplier(), Expect: int32(c.Server.Expect), Tunnel: a.gate.serve,
+		Limit: c.Server.limit(), Multiplier: c.Server.multiplier(), Expect: int32(c.Server.Expect), Tunnel: a.gate.serve,
 		Logger: a.log.Logger,
 	})
 	return err

@@ -220,7 +220,7 @@ func TestAClientJoinsWithATokenAndServesTheAPI(t *testing.T) {
 	vm := runVM(t, viaClient, "web")
 
 	// A fresh certificate is taken over and stored.
-	certFile := filepath.Join(c.DataDir, "tls", "cert.pem")
+	certFile := filepath.Join(c.DataDir, "tls", "node.pem")
 	before, err := os.ReadFile(certFile)
 	must.NoError(t, err)
 	must.NoError(t, a.renewNow(t.Context()))
@@ -229,6 +229,19 @@ func TestAClientJoinsWithATokenAndServesTheAPI(t *testing.T) {
 	must.NotEq(t, string(before), string(after))
 	_, err = viaClient.VMs().Get(t.Context(), vm.ID.String(), nil)
 	must.NoError(t, err)
+
+	// It follows the servers to where they are, stores that, and denies whom they deny.
+	more := &api.NodeBeaten{Servers: []string{"127.0.0.1:1", "127.0.0.1:" + strconv.Itoa(sc.Ports.RPC)}, Denied: []api.ID{api.NewID()}}
+	must.NoError(t, a.renewNow(t.Context()))
+	a.heard(0, more)
+	must.SliceContainsAll(t, more.Servers, a.peer.servers())
+	must.True(t, a.peer.isDenied(more.Denied[0]))
+	stored, err := cluster.LoadIdentity(c.DataDir)
+	must.NoError(t, err)
+	must.Eq(t, more.Servers, stored.Servers)
+	must.NotEq(t, string(a.id.Cert), string(stored.Cert), must.Sprint("with the certificate that is newest"))
+	a.heard(0, &api.NodeBeaten{Servers: more.Servers})
+	must.False(t, a.peer.isDenied(more.Denied[0]))
 
 	// After a restart the folder is enough: no token, no addresses.
 	must.NoError(t, a.Close(t.Context()))
@@ -252,6 +265,15 @@ func TestAClientJoinsWithATokenAndServesTheAPI(t *testing.T) {
 	c.Server.Enabled, c.Region = false, "us"
 	_, err = New(t.Context(), c, Options{Log: &logBuffer{}})
 	must.ErrorContains(t, err, `belongs to region eu`)
+}
+
+func TestCallsOfOneTokenAreLimited(t *testing.T) {
+	c := serverConfig(t)
+	must.Eq(t, defaultRateLimit, c.Server.limit().Rate)
+	must.Eq(t, defaultNodeRateLimit, c.Server.limit().NodeRate)
+	c.Server.RateLimit, c.Server.NodeRateLimit = -1, 7
+	must.Eq(t, 0, c.Server.limit().Rate, must.Sprint("no limit"))
+	must.Eq(t, 7, c.Server.limit().NodeRate)
 }
 
 func TestJoiningWithABadTokenIsRefusedAtOnce(t *testing.T) {
@@ -354,6 +376,11 @@ func TestReloadTakesOverWhatItCanAndNamesTheRest(t *testing.T) {
 	must.SliceContainsAll(t, []string{"log.level", "telemetry.prometheus", "client.labels", "datacenter", "client.pool"}, changed)
 	must.SliceContainsAll(t, []string{"datacenter", "client.pool"}, restart)
 	must.StrContains(t, log.String(), `needs_restart="datacenter client.pool"`)
+	next.HTTP.CertFile, next.HTTP.KeyFile = "/nonexistent/crt", "/nonexistent/key"
+	_, restart, err = a.Reload(next)
+	must.NoError(t, err)
+	must.SliceContains(t, restart, "http.cert_file", must.Sprint("the listener has another certificate"))
+	next.HTTP.CertFile, next.HTTP.KeyFile = "", ""
 
 	c := sdk(t, api.ClientConfig{Address: a.Address(), Token: a.Token()})
 	_, err = c.Agent().Metrics(t.Context(), "prometheus")

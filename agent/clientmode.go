@@ -93,6 +93,7 @@ func (a *Agent) startClient(ctx context.Context) (err error) {
 		mux = a.peer.mux
 		c.Servers = a.peer.servers()
 		c.Dial, c.Peer, c.Redial = a.peer.pool.Get, a.peer.pool.Member, a.peer.pool.Forget
+		c.OnBeat = a.heard
 	}
 	if m.Client, err = client.New(c); err != nil {
 		return err

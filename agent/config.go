@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/cluster/rpc"
 )
 
 // Config is the whole configuration of an agent. It is made by Default, then
@@ -64,6 +65,28 @@ type Server struct {
 	RaftMultiplier float64 `hcl:"raft_multiplier,optional"`
 	// Join lists gossip addresses of other servers, of any region.
 	Join []string `hcl:"join,optional"`
+	// RateLimit is how many calls a second one token may make, NodeRateLimit one
+	// node; twice as many at once. Heartbeats are not counted; negative: no limit.
+	RateLimit     float64 `hcl:"rate_limit,optional"`
+	NodeRateLimit float64 `hcl:"node_rate_limit,optional"`
+}
+
+// The limits that hold where the configuration says nothing.
+const (
+	defaultRateLimit     = 500
+	defaultNodeRateLimit = 100
+)
+
+// limit is how often callers may call a server.
+func (s *Server) limit() rpc.Limit {
+	return rpc.Limit{Rate: orDefault(s.RateLimit, defaultRateLimit), NodeRate: orDefault(s.NodeRateLimit, defaultNodeRateLimit)}
+}
+
+func orDefault(v, otherwise float64) float64 {
+	if v == 0 {
+		return otherwise
+	}
+	return max(v, 0)
 }
 
 // Client is the client half.

@@ -2,8 +2,11 @@ package agent
 
 import (
 	"context"
+	"maps"
 	"os"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/novacron/novacron/agent/fingerprint"
@@ -81,9 +84,77 @@ type peerPort struct {
 	pool     *rpc.Pool
 	mux      *rpc.Mux
 	port     *rpc.Port
-	address  string // as others dial it
+	address  string            // as others dial it
+	id       *cluster.Identity // as it is stored; with mu
 	failover rpc.Caller
-	servers  func() []string
+	first    []string // servers of the configuration and of the data folder
+
+	mu      sync.Mutex
+	learned []string // servers as the servers tell
+	denied  map[api.ID]bool
+}
+
+// servers are all that are known, those that are newest in front.
+func (p *peerPort) servers() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return unique(p.learned, p.first)
+}
+
+func (p *peerPort) isDenied(id api.ID) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.denied[id]
+}
+
+// heard takes over what came with a heartbeat, and reports what of it is new.
+func (p *peerPort) heard(ack *api.NodeBeaten) (servers, denied bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(ack.Servers) > 0 && !sameSet(p.learned, ack.Servers) {
+		p.learned, servers = slices.Clone(ack.Servers), true
+	}
+	next := map[api.ID]bool{}
+	for _, id := range ack.Denied {
+		next[id] = true
+	}
+	if !maps.Equal(p.denied, next) {
+		p.denied, denied = next, true
+	}
+	return servers, denied
+}
+
+func sameSet(a, b []string) bool {
+	a, b = slices.Sorted(slices.Values(a)), slices.Sorted(slices.Values(b))
+	return slices.Equal(a, b)
+}
+
+// heard follows the answers to heartbeats: the servers may all be others when
+// this machine starts next, and whom they deny this port denies too.
+func (a *Agent) heard(_ time.Duration, ack *api.NodeBeaten) {
+	servers, denied := a.peer.heard(ack)
+	if denied {
+		a.peer.port.Recheck()
+	}
+	if !servers {
+		return
+	}
+	if err := a.saveIdentity(func(id *cluster.Identity) { id.Servers = slices.Clone(ack.Servers) }); err != nil {
+		a.log.Warn("the servers' addresses are not stored", "error", err)
+	}
+}
+
+// saveIdentity changes what the data folder says of this machine.
+func (a *Agent) saveIdentity(change func(*cluster.Identity)) error {
+	a.peer.mu.Lock()
+	defer a.peer.mu.Unlock()
+	next := *a.peer.id
+	change(&next)
+	if err := next.Save(a.cfg.DataDir); err != nil {
+		return err
+	}
+	a.peer.id = &next
+	return nil
 }
 
 // openPeerPort opens the port and begins to keep the certificate fresh.
@@ -92,13 +163,13 @@ func (a *Agent) openPeerPort(ctx context.Context) error {
 	if err != nil {
 		return api.Errorf(api.CodeConfig, "the node's certificate: %v", err)
 	}
-	p := &peerPort{tls: t, pool: rpc.NewPool(rpc.NewTransport(t))}
-	known := unique(a.cfg.Client.Servers, a.id.Servers, a.cfg.Join.Addresses)
-	if len(known) == 0 {
+	p := &peerPort{tls: t, pool: rpc.NewPool(rpc.NewTransport(t)), id: a.id}
+	t.SetDenied(p.isDenied)
+	p.first = unique(a.cfg.Client.Servers, a.id.Servers, a.cfg.Join.Addresses)
+	if len(p.first) == 0 {
 		return api.Errorf(api.CodeConfig, "no server is known").WithHint("set servers in the client block")
 	}
-	p.servers = func() []string { return known }
-	p.failover = p.pool.Failover(func() []string { return p.servers() })
+	p.failover = p.pool.Failover(p.servers)
 	p.mux = rpc.NewMux(rpc.Options{Router: rpc.Alone(a.id.Region), Pool: p.pool, Logger: a.log.Logger})
 	a.peer = p
 	if p.port, err = rpc.Listen(ctx, a.cfg.bind(a.cfg.Ports.RPC), t, rpc.PortOptions{Mux: p.mux, Logger: a.log.Logger, Tunnel: a.gate.serve}); err != nil {
@@ -161,10 +232,8 @@ func (a *Agent) renewNow(ctx context.Context) error {
 	if err := a.peer.failover.Call(ctx, "Node.Renew", &api.CertRenew{CSR: csr}, got); err != nil {
 		return err
 	}
-	next := *a.id
-	next.CA, next.Cert, next.Key = got.CA, got.Cert, key
-	if err := next.Save(a.cfg.DataDir); err != nil {
+	if err := a.saveIdentity(func(id *cluster.Identity) { id.CA, id.Cert, id.Key = got.CA, got.Cert, key }); err != nil {
 		return err
 	}
-	return a.peer.tls.Reload(next.CA, next.Cert, next.Key)
+	return a.peer.tls.Reload(got.CA, got.Cert, key)
 }

@@ -30,6 +30,11 @@ func (a *Agent) Reload(next *Config) (changed, restart []string, err error) {
 	if !slices.Equal(a.cfg.Client.Pools, next.Client.Pools) && next.Client.Pools != nil {
 		changed, restart = append(changed, "client.pool"), append(restart, "client.pool")
 	}
+	if (a.cfg.HTTP.CertFile == "") != (next.HTTP.CertFile == "") {
+		// From the node's certificate to an operator's, or back: the listener has
+		// only the one that it began with.
+		restart = append(restart, "http.cert_file")
+	}
 	if a.cfg.HTTP.CertFile != "" && next.HTTP.CertFile != "" {
 		// Also when only the files' content has changed.
 		if err := a.front.loadCertificate(next.HTTP); err != nil {

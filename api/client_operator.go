@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-//msgp:ignore OperatorClient StatusClient AgentClient RegionListResponse
+//msgp:ignore RootKeyExport OperatorClient StatusClient AgentClient RegionListResponse
 
 // StatusClient holds the calls about servers and regions.
 type StatusClient struct{ c *Client }
@@ -88,6 +88,12 @@ func (o OperatorClient) RecoveryGet(ctx context.Context, q *QueryOptions) (*Reco
 // RecoveryEnd ends recovery without the nodes named.
 func (o OperatorClient) RecoveryEnd(ctx context.Context, e *RecoveryEnd, w *WriteOptions) (*Recovery, error) {
 	return put[Recovery](ctx, o.c, o.c.write(http.MethodPost, "/v1/operator/recovery", w), e)
+}
+
+// KeyringExport returns the root key; it works only over the socket that root
+// alone can open.
+func (o OperatorClient) KeyringExport(ctx context.Context) (*RootKeyExport, error) {
+	return get[RootKeyExport](ctx, o.c, o.c.read("/v1/operator/keyring", nil))
 }
 
 // SnapshotSave writes an archive of the region's state to w. When it returns an

@@ -167,6 +167,14 @@ type NodeDeny struct {
 	Reason string `json:"reason,omitempty" msg:"reason,omitempty"`
 }
 
+// RootKeyExport is what a backup needs besides snapshots: the key that seals what
+// is secret in them. Only over the root-only socket.
+type RootKeyExport struct {
+	ClusterID ID     `json:"cluster_id"`
+	Region    string `json:"region"`
+	RootKey   string `json:"root_key"` // as root.key in the data folder holds it
+}
+
 // Bootstrap makes the first management token; only over the root-only socket.
 type Bootstrap struct{}
 

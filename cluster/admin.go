@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"net"
@@ -17,7 +18,8 @@ import (
 
 // AdminSocket is the name of the UNIX socket in the data folder on which only
 // root, or the user of the server itself, may make the first token:
-// POST /v1/tokens/bootstrap answers api.TokenCreated, errors are api.Error.
+// POST /v1/tokens/bootstrap answers api.TokenCreated, errors are api.Error. GET
+// /v1/operator/keyring answers api.RootKeyExport.
 const AdminSocket = "novacron.sock"
 
 // admin serves the socket. Who connects is told by the kernel (SO_PEERCRED).
@@ -28,7 +30,7 @@ type admin struct {
 
 type peerUID struct{}
 
-func newAdmin(ctx context.Context, dir string, bootstrap func(context.Context) (*api.TokenCreated, error)) (*admin, error) {
+func (s *Server) newAdmin(ctx context.Context, dir string) (*admin, error) {
 	path := filepath.Join(dir, AdminSocket)
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
@@ -42,14 +44,21 @@ func newAdmin(ctx context.Context, dir string, bootstrap func(context.Context) (
 		return nil, errors.Join(err, ln.Close())
 	}
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST /v1/tokens/bootstrap", func(w http.ResponseWriter, r *http.Request) {
-		uid, ok := r.Context().Value(peerUID{}).(uint32)
-		if !ok || (uid != 0 && int(uid) != os.Getuid()) {
-			adminAnswer(w, nil, api.Errorf(api.CodeForbidden, "only root may do this"))
-			return
-		}
-		t, err := bootstrap(r.Context())
-		adminAnswer(w, t, err)
+	serve := func(pattern string, answer func(context.Context) (any, error)) {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			uid, ok := r.Context().Value(peerUID{}).(uint32)
+			if !ok || (uid != 0 && int(uid) != os.Getuid()) {
+				adminAnswer(w, nil, api.Errorf(api.CodeForbidden, "only root may do this"))
+				return
+			}
+			v, err := answer(r.Context())
+			adminAnswer(w, v, err)
+		})
+	}
+	serve("POST /v1/tokens/bootstrap", func(ctx context.Context) (any, error) { return s.BootstrapToken(ctx) })
+	serve("GET /v1/operator/keyring", func(context.Context) (any, error) {
+		s.log.Warn("the root key is exported")
+		return &api.RootKeyExport{ClusterID: s.id.ClusterID, Region: s.id.Region, RootKey: hex.EncodeToString(s.id.RootKey.Bytes())}, nil
 	})
 	a := &admin{done: make(chan struct{}), srv: &http.Server{
 		Handler:           mux,

@@ -57,7 +57,7 @@ func (s *Server) openNetwork(ctx context.Context) (*network, error) {
 		},
 	})
 	n.raft = n.port.RaftLayer()
-	n.shut = n.port.Close
+	n.shut = sync.OnceFunc(n.port.Close)
 	return n, nil
 }
 
@@ -83,7 +83,7 @@ func (s *Server) openMemory() (*network, error) {
 		return nil, err
 	}
 	n.raft = p.RaftLayer()
-	n.shut = p.Close
+	n.shut = sync.OnceFunc(p.Close)
 	return n, nil
 }
 

@@ -252,3 +252,20 @@ func TestOperatorsChangeNodes(t *testing.T) {
 	_, err = call[api.WriteMeta](r, r.leader(), "Node.Delete", &api.DeleteRequest{Key: "n1"})
 	must.ErrorIs(t, err, code(api.CodeState))
 }
+
+func TestConnectionsToWhereNoNodeIsAnyMoreAreClosed(t *testing.T) {
+	r := newWorld(t).region("eu", 1)
+	before := r.leader().pool.Len()
+	n := r.newNode("n1").ready()
+	must.Eq(t, before+1, r.leader().pool.Len())
+	n.port.Close()
+	n.node.Address = "elsewhere:7647"
+	n.listen()
+	_, err := n.register()
+	must.NoError(t, err)
+	eventually(t, "only the new connection is left", func() bool { return r.leader().pool.Len() == before+1 })
+	must.NoError(t, n.call("Node.Beat", &api.NodeBeat{NodeID: n.node.ID, SessionID: n.session, Seq: 9, Leaving: true}, &api.NodeBeaten{}))
+	n.status(api.NodeLeft)
+	mustCall[api.WriteMeta](r, "Node.Delete", &api.DeleteRequest{Key: "n1"})
+	eventually(t, "none is left", func() bool { return r.leader().pool.Len() == before })
+}

@@ -132,7 +132,7 @@ func (s *Server) start(ctx context.Context) error {
 	s.background(s.recheck)
 	s.background(s.forgetMoved)
 	if s.cfg.Dir != "" {
-		if s.admin, err = newAdmin(s.ctx, s.cfg.Dir, s.BootstrapToken); err != nil {
+		if s.admin, err = s.newAdmin(s.ctx, s.cfg.Dir); err != nil {
 			return err
 		}
 	}
@@ -355,6 +355,20 @@ func (s *Server) voters() (int, error) {
 		}
 	}
 	return n, nil
+}
+
+// Abort stops the server as the loss of its power would: the network is cut
+// first, so that nothing under way can end well. Then it closes.
+func (s *Server) Abort() error {
+	if s.up.Load() {
+		s.net.shut()
+		s.pool.Close()
+		if err := s.trans.Close(); err != nil {
+			return errors.Join(err, s.Close())
+		}
+		s.trans.CloseStreams()
+	}
+	return s.Close()
 }
 
 // Close stops the server and waits for everything that it started. To the

@@ -78,6 +78,17 @@ func TestFromClusterInitToAClientThatJoined(t *testing.T) {
 	}, log)
 	must.StrContains(t, c.fails(exitError, "acl", "bootstrap", "-socket", filepath.Join(dir, "s1", "novacron.sock")), "NOVA-2004")
 
+	// A backup needs the root key; it is what the data folder holds.
+	held, err := os.ReadFile(filepath.Join(dir, "s1", "root.key"))
+	must.NoError(t, err)
+	must.Eq(t, string(held), c.ok("operator", "keyring", "export", "-config", server))
+	saved := filepath.Join(dir, "backup.key")
+	c.ok("operator", "keyring", "export", "-config", server, "-out", saved)
+	got, err := os.ReadFile(saved)
+	must.NoError(t, err)
+	must.Eq(t, string(held), string(got))
+	c.fails(exitError, "operator", "keyring", "export", "-config", server, "-out", saved)
+
 	c.env["NOVACRON_ADDR"], c.env["NOVACRON_TOKEN"] = address, secret
 	c.env["NOVACRON_CACERT"] = filepath.Join(dir, "s1", "tls", "ca.pem")
 	must.StrContains(t, c.ok("status"), "s1.eu")

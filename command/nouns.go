@@ -29,6 +29,7 @@ var nouns = []nounSpec{
 	{"operator snapshot", "the whole state in a file"},
 	{"operator schema", "the version of the state's form"},
 	{"operator scheduler", "how the region chooses nodes"},
+	{"operator keyring", "the key that opens what is sealed in snapshots"},
 	{"operator recovery", "the time after a restore"},
 	{"context", "the clusters that this user knows"},
 	{"config", "configuration files of agents"},

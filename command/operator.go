@@ -3,6 +3,8 @@ package command
 import (
 	"errors"
 	"fmt"
+	"io"
+	"os"
 	"strconv"
 	"strings"
 
@@ -90,6 +92,12 @@ func operatorSpecs() []*spec {
 			},
 		},
 		{
+			name: "operator keyring export", synopsis: "print the root key, as root on a server", local: true,
+			long:     "A backup needs it besides snapshots: it opens what is sealed in them. Whoever has both\nhas the cluster. Write it to where a lost cluster is rebuilt as root.key.",
+			examples: []string{"novacron operator keyring export -out /mnt/backup/root.key"},
+			build:    keyringExport,
+		},
+		{
 			name: "operator recovery status", synopsis: "show whether the region recovers from a restore, and what it waits for",
 			examples: []string{"novacron operator recovery status"},
 			build: simple(with(func(c *call, cl *api.Client) error {
@@ -117,6 +125,37 @@ func operatorSpecs() []*spec {
 				})
 			},
 		},
+	}
+}
+
+func keyringExport(f *flags) func(*call) error {
+	socket := f.String("socket", "", "`path` of the server's socket (default: novacron.sock in the data folder)")
+	config := f.list("config", "`path` of the agent's configuration, to find its data folder")
+	out := f.String("out", "", "`path` of a new file, which only its owner can read (default: standard output)")
+	return func(c *call) error {
+		cl, err := overSocket(c, *socket, *config)
+		if err != nil {
+			return err
+		}
+		defer cl.Close()
+		k, err := cl.Operator().KeyringExport(c)
+		if err != nil {
+			return err
+		}
+		if *out == "" {
+			_, err := io.WriteString(c.env.Stdout, k.RootKey+"\n")
+			return err
+		}
+		file, err := os.OpenFile(*out, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		if err != nil {
+			return err
+		}
+		_, err = file.WriteString(k.RootKey + "\n")
+		if err := errors.Join(err, file.Sync(), file.Close()); err != nil {
+			return err
+		}
+		fmt.Fprintf(c.env.Stderr, "The root key of region %s is in %s.\n", k.Region, *out)
+		return nil
 	}
 }
 

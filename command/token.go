@@ -93,14 +93,7 @@ func aclBootstrap(f *flags) func(*call) error {
 	config := f.list("config", "`path` of the agent's configuration, to find its data folder")
 	quiet := f.Bool("quiet", false, "print only the secret")
 	return func(c *call) error {
-		path := *socket
-		if path == "" {
-			var err error
-			if path, err = socketPath(c.env, *config); err != nil {
-				return err
-			}
-		}
-		cl, err := api.NewClient(api.ClientConfig{Address: "unix://" + path})
+		cl, err := overSocket(c, *socket, *config)
 		if err != nil {
 			return err
 		}
@@ -111,6 +104,17 @@ func aclBootstrap(f *flags) func(*call) error {
 		}
 		return showSecret(c, t, *quiet)
 	}
+}
+
+// overSocket is a client of the server on this machine.
+func overSocket(c *call, path string, config []string) (*api.Client, error) {
+	if path == "" {
+		var err error
+		if path, err = socketPath(c.env, config); err != nil {
+			return nil, err
+		}
+	}
+	return api.NewClient(api.ClientConfig{Address: "unix://" + path})
 }
 
 func createToken(c *call, cl *api.Client, req *api.TokenCreate, quiet bool) error {

@@ -329,3 +329,15 @@ func TestOperatorsSeeRaftSchemaAndSnapshots(t *testing.T) {
 	must.NoError(t, os.WriteFile(snap, b, 0o600))
 	must.StrContains(t, alone(t).fails(exitError, "operator", "snapshot", "inspect", snap), "NOVA-6008")
 }
+
+func TestNodesAreGivenUpDeniedAndAllowed(t *testing.T) {
+	c := atDev(t)
+	must.StrContains(t, c.fails(exitError, "operator", "fence-confirm", "dev"), "nothing was changed")
+	must.StrContains(t, c.fails(exitError, "operator", "fence-confirm", "dev", "-yes"), "it is not off")
+	must.StrContains(t, c.fails(exitError, "operator", "fence-confirm", "nobody", "-yes"), "NOVA-3000")
+	id := "6ba7b810-9dad-41d1-80b4-00c04fd430c8"
+	must.StrContains(t, c.ok("node", "deny", id, "-reason", "stolen"), "is denied")
+	must.StrContains(t, c.ok("node", "allow", id), "may connect again")
+	must.StrContains(t, c.fails(exitError, "node", "deny", "nobody"), "NOVA-3000")
+	must.StrContains(t, c.fails(exitError, "node", "delete", "-force", "dev"), "only a node that has left or is lost")
+}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -102,9 +103,10 @@ func TestKillOfLibvirtdStopsNoGuest(t *testing.T) {
 }
 
 func TestKillOfTheLeaderLosesNothing(t *testing.T) {
-	ctx := limit(t, 4*time.Minute)
-	s := run(t, ctx, "leaderkill", "")
-	before := pids(t, ctx, s.VM.ID)
+	ctx := limit(t, 6*time.Minute)
+	vms := runSix(t, ctx, "leaderkill")
+	before := allPIDs(t, ctx, vms)
+	must.Len(t, 6, before)
 	old := leader(t, ctx)
 	var survivor *lab.Host
 	for _, h := range cluster.Servers {
@@ -112,70 +114,95 @@ func TestKillOfTheLeaderLosesNothing(t *testing.T) {
 			survivor = h
 		}
 	}
-	stop := make(chan struct{})
-	done := make(chan []string)
-	go func() { done <- write(ctx, survivor, "lk", stop) }()
+	w := write(ctx, survivor, "lk")
+	w.await(t, ctx, 5)
 	must.NoError(t, old.KillAgent(ctx))
-	must.NoError(t, lab.Until(ctx, func() error {
-		_, err := cluster.CLIVia(ctx, survivor, "network", "list")
-		return err
-	}))
-	close(stop)
-	acked := <-done
+	w.await(t, ctx, w.count()+3)
+	acked := w.stop()
 	must.NoError(t, old.StartAgent())
 	must.NoError(t, cluster.AwaitReady(ctx, time.Minute))
 	present(t, ctx, acked)
-	await(t, ctx, "leaderkill", api.StateRunning)
-	must.Eq(t, before, pids(t, ctx, s.VM.ID))
+	for _, s := range vms {
+		await(t, ctx, s.VM.Name, api.StateRunning)
+	}
+	must.Eq(t, before, allPIDs(t, ctx, vms))
 }
 
 func TestKillOfAllServersAtOnceLosesNothing(t *testing.T) {
-	ctx := limit(t, 5*time.Minute)
-	s := run(t, ctx, "allkill", "")
-	before, n := pids(t, ctx, s.VM.ID), nonce(t, ctx, "allkill")
-	stop := make(chan struct{})
-	done := make(chan []string)
-	go func() { done <- write(ctx, cluster.Servers[1], "ak", stop) }()
-	must.NoError(t, lab.Until(ctx, func() error {
-		out, err := cluster.CLI(ctx, "namespace", "list")
-		if err == nil && strings.Count(out, "ak-") < 3 {
-			err = errors.New("too few writes yet")
-		}
-		return err
-	}))
+	ctx := limit(t, 7*time.Minute)
+	vms := runSix(t, ctx, "allkill")
+	before, n := allPIDs(t, ctx, vms), nonce(t, ctx, "allkill-0")
+	must.Len(t, 6, before)
+	w := write(ctx, cluster.Servers[1], "ak")
+	w.await(t, ctx, 5)
 	for _, h := range cluster.Servers {
 		must.NoError(t, h.KillAgent(ctx))
 	}
-	close(stop)
-	acked := <-done
-	must.Eq(t, before, pids(t, ctx, s.VM.ID))
+	acked := w.stop()
+	must.Eq(t, before, allPIDs(t, ctx, vms))
 	for _, h := range cluster.Servers {
 		must.NoError(t, h.StartAgent())
 	}
 	must.NoError(t, cluster.AwaitReady(ctx, 90*time.Second))
 	present(t, ctx, acked)
-	await(t, ctx, "allkill", api.StateRunning)
-	must.Eq(t, before, pids(t, ctx, s.VM.ID))
-	must.Eq(t, n, nonce(t, ctx, "allkill"))
+	for _, s := range vms {
+		await(t, ctx, s.VM.Name, api.StateRunning)
+	}
+	must.Eq(t, before, allPIDs(t, ctx, vms))
+	must.Eq(t, n, nonce(t, ctx, "allkill-0"))
 }
 
-// write creates namespaces one after another until stop is closed, and returns
-// the names of those that were acknowledged.
-func write(ctx context.Context, via *lab.Host, prefix string, stop <-chan struct{}) []string {
-	var acked []string
-	for i := 0; ; i++ {
-		select {
-		case <-stop:
-			return acked
-		default:
+// writer creates namespaces one after another, and remembers those that were
+// acknowledged.
+type writer struct {
+	cancel context.CancelFunc
+	done   chan struct{}
+	mu     sync.Mutex
+	acked  []string
+}
+
+// write begins to write.
+func write(ctx context.Context, via *lab.Host, prefix string) *writer {
+	ctx, cancel := context.WithCancel(ctx)
+	w := &writer{cancel: cancel, done: make(chan struct{})}
+	go func() {
+		defer close(w.done)
+		for i := 0; ctx.Err() == nil; i++ {
+			name := fmt.Sprintf("%s-%d", prefix, i)
+			try, end := context.WithTimeout(ctx, 10*time.Second)
+			if _, err := cluster.CLIVia(try, via, "namespace", "create", name); err == nil {
+				w.mu.Lock()
+				w.acked = append(w.acked, name)
+				w.mu.Unlock()
+			}
+			end()
 		}
-		name := fmt.Sprintf("%s-%d", prefix, i)
-		try, cancel := context.WithTimeout(ctx, 10*time.Second)
-		if _, err := cluster.CLIVia(try, via, "namespace", "create", name); err == nil {
-			acked = append(acked, name)
+	}()
+	return w
+}
+
+func (w *writer) count() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.acked)
+}
+
+// await waits until so many writes were acknowledged.
+func (w *writer) await(t *testing.T, ctx context.Context, n int) {
+	t.Helper()
+	must.NoError(t, lab.Until(ctx, func() error {
+		if have := w.count(); have < n {
+			return fmt.Errorf("%d writes are acknowledged, %d are awaited", have, n)
 		}
-		cancel()
-	}
+		return nil
+	}))
+}
+
+// stop ends the writing and returns what was acknowledged.
+func (w *writer) stop() []string {
+	w.cancel()
+	<-w.done
+	return w.acked
 }
 
 func present(t *testing.T, ctx context.Context, names []string) {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -32,6 +33,12 @@ func testMain(m *testing.M) int {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	dir := filepath.Join(os.TempDir(), "novacron-e2e")
+	lock, err := alone(dir + ".lock")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer lock.Close()
 	cluster = lab.Standard("e2e", "10.77.0", dir, binary)
 	cluster.Log = os.Stderr
 	if cover := os.Getenv("NOVA_COVER"); cover != "" {
@@ -65,6 +72,20 @@ func testMain(m *testing.M) int {
 		logs()
 	}
 	return code
+}
+
+// alone takes the lock of the lab: folder, bridge and addresses are there once on
+// a machine.
+func alone(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("another run of the end-to-end tests goes on on this machine (it holds %s): wait for its end", path)
+	}
+	return f, nil
 }
 
 // stopAll ends the agents gracefully, so that they write their coverage.
@@ -170,6 +191,43 @@ func run(t *testing.T, ctx context.Context, name, extra string) *api.VMStatusRes
 	t.Cleanup(func() { remove(t, name) })
 	cli(t, ctx, "vm", "run", spec(t, small(name, extra)))
 	return await(t, ctx, name, api.StateRunning)
+}
+
+// runSix starts six VMs, all at once, and removes them at the end of the test.
+func runSix(t *testing.T, ctx context.Context, prefix string) []*api.VMStatusResponse {
+	t.Helper()
+	var out []*api.VMStatusResponse
+	name := func(i int) string { return fmt.Sprintf("%s-%d", prefix, i) }
+	for i := range 6 {
+		t.Cleanup(func() { remove(t, name(i)) })
+		cli(t, ctx, "vm", "run", "-detach", spec(t, small(name(i), "")))
+	}
+	for i := range 6 {
+		out = append(out, await(t, ctx, name(i), api.StateRunning))
+	}
+	return out
+}
+
+// allPIDs are the processes of several VMs.
+func allPIDs(t *testing.T, ctx context.Context, vms []*api.VMStatusResponse) []string {
+	t.Helper()
+	var out []string
+	for _, s := range vms {
+		out = append(out, pids(t, ctx, s.VM.ID)...)
+	}
+	return out
+}
+
+// lastEnd is how libvirt says that a VM's process ended last: "shutdown" is the
+// guest's own doing, "destroyed" is not.
+func lastEnd(t *testing.T, ctx context.Context, s *api.VMStatusResponse) string {
+	t.Helper()
+	log, err := host(t, s.Node).Run(ctx, "cat", "/var/log/libvirt/qemu/nova-"+s.VM.ID.String()+".log")
+	must.NoError(t, err)
+	i := strings.LastIndex(log, "shutting down, reason=")
+	must.GreaterEq(t, 0, i, must.Sprint(log))
+	reason, _, _ := strings.Cut(log[i+len("shutting down, reason="):], "\n")
+	return strings.TrimSpace(reason)
 }
 
 // remove deletes a VM and waits until nothing of it is left.

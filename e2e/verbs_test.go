@@ -71,8 +71,11 @@ func TestEveryVerb(t *testing.T) {
 	}
 
 	t.Log("stop by ACPI: the guest says so, then start")
+	asked := time.Now()
 	cli(t, ctx, "vm", "stop", "verbs")
 	await(t, ctx, "verbs", api.StateStopped)
+	must.Less(t, api.DefaultStopTimeout.D(), time.Since(asked), must.Sprint("it was not waited for in vain"))
+	must.Eq(t, "shutdown", lastEnd(t, ctx, s), must.Sprint("the guest ended by itself"))
 	must.SliceEmpty(t, pids(t, ctx, s.VM.ID))
 	cli(t, ctx, "vm", "start", "verbs")
 	again := await(t, ctx, "verbs", api.StateRunning)
@@ -118,6 +121,20 @@ func TestEveryVerb(t *testing.T) {
 		}
 		must.StrNotContains(t, out, id.String())
 	}
+}
+
+// An empty disk boots nothing, so nobody hears the power button.
+func TestAGuestThatIsDeafToACPIIsForced(t *testing.T) {
+	ctx := limit(t, 3*time.Minute)
+	t.Cleanup(func() { remove(t, "deaf") })
+	cli(t, ctx, "vm", "run", spec(t, "vm \"deaf\" {\n  cpu = 1\n  memory = \"64MiB\"\n  stop_timeout = \"5s\"\n  disk \"root\" {\n    size = \"8MiB\"\n  }\n}\n"))
+	s := await(t, ctx, "deaf", api.StateRunning)
+	asked := time.Now()
+	cli(t, ctx, "vm", "stop", "deaf")
+	await(t, ctx, "deaf", api.StateStopped)
+	must.GreaterEq(t, 5*time.Second, time.Since(asked), must.Sprint("it had its time"))
+	must.Eq(t, "destroyed", lastEnd(t, ctx, s))
+	must.SliceEmpty(t, pids(t, ctx, s.VM.ID))
 }
 
 func TestDirectBootWithTwoDisksAndASeed(t *testing.T) {

@@ -104,6 +104,13 @@ func (p *Pool) Forget(addr string) {
 	}
 }
 
+// Len is how many connections are kept.
+func (p *Pool) Len() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.conns)
+}
+
 // Close closes all connections; calls under way fail.
 func (p *Pool) Close() {
 	p.mu.Lock()

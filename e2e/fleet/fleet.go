@@ -43,6 +43,9 @@ type Fleet struct {
 	Token   string // the management token
 	Servers []*Server
 	Clients []*Client
+
+	once sync.Once
+	err  error
 }
 
 // Server is one server of a fleet.
@@ -191,10 +194,10 @@ func (f *Fleet) Leader() *Server {
 	return nil
 }
 
-// Stop ends a server without leaving, as a crash of its process would for the
-// others; Restart starts it again from its folder.
+// Stop ends a server as a crash of its process would: its connections are cut
+// before anything that is under way can end; Restart starts it again from its folder.
 func (f *Fleet) Stop(s *Server) error {
-	return s.up.Swap(nil).Close()
+	return s.up.Swap(nil).Abort()
 }
 
 // Restart starts a stopped server.
@@ -267,8 +270,13 @@ func (lone) ReadIndex(ctx context.Context) error {
 	return api.Errorf(api.CodeNotServer, "not a server")
 }
 
-// Close ends every client, then every server.
+// Close ends every client, then every server; a second call does nothing.
 func (f *Fleet) Close() error {
+	f.once.Do(func() { f.err = f.end() })
+	return f.err
+}
+
+func (f *Fleet) end() error {
 	var mu sync.Mutex
 	var errs []error
 	var wg sync.WaitGroup
@@ -285,8 +293,8 @@ func (f *Fleet) Close() error {
 	}
 	wg.Wait()
 	for _, s := range f.Servers {
-		if s.Up() != nil {
-			errs = append(errs, f.Stop(s))
+		if up := s.up.Swap(nil); up != nil {
+			errs = append(errs, up.Close())
 		}
 	}
 	return errors.Join(errs...)

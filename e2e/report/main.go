@@ -1,7 +1,8 @@
 // Command report reads the output of "go test -json" from standard input, shows
 // one line for each package and the output of what failed, and closes with one
 // line of summary and, with -coverage, the share of statements that ran. It
-// exits with 1 when a test or a build failed, or when no test ran.
+// exits with 1 when a test or a build failed, when no test ran, or when less ran
+// than -least asks for.
 package main
 
 import (
@@ -31,6 +32,7 @@ type tally struct {
 
 func main() {
 	coverage := flag.String("coverage", "", "folder with the coverage data of unit tests and binaries")
+	least := flag.Float64("least", 0, "fail when less than this percentage of the statements ran")
 	flag.Parse()
 	begin := time.Now()
 	t := read(os.Stdin)
@@ -41,6 +43,10 @@ func main() {
 			t.failed++
 		} else {
 			fmt.Printf("coverage: %.1f %% of statements, without generated code\n", percent)
+			if percent < *least {
+				fmt.Printf("coverage: at least %.1f %% are wanted\n", *least)
+				t.failed++
+			}
 		}
 	}
 	for _, p := range t.broken {
