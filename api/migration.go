@@ -128,6 +128,8 @@ type Migration struct {
 	// superseded; KillDest orders the destination to remove what it has.
 	KillSource bool `json:"kill_source,omitempty" msg:"kill_source,omitempty"`
 	KillDest   bool `json:"kill_destination,omitempty" msg:"kill_dest,omitempty"`
+	// Restart: the VM was stopped for this move and is started again after it.
+	Restart bool `json:"restart,omitempty" msg:"restart,omitempty"`
 	// Lost: the guest was on neither end any more; it is started anew.
 	Lost bool `json:"lost,omitempty" msg:"lost,omitempty"`
 	// Code and Message say why it was aborted or what went wrong.

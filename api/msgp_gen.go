@@ -2172,6 +2172,151 @@ func (z *Disk) Msgsize() (s int) {
 }
 
 // MarshalMsg implements msgp.Marshaler
+func (z *DrainItem) MarshalMsg(b []byte) (o []byte, err error) {
+	o = msgp.Require(b, z.Msgsize())
+	// check for omitted fields
+	zb0001Len := uint32(7)
+	var zb0001Mask uint8 /* 7 bits */
+	_ = zb0001Mask
+	if z.Namespace == "" {
+		zb0001Len--
+		zb0001Mask |= 0x2
+	}
+	if z.VM == "" {
+		zb0001Len--
+		zb0001Mask |= 0x4
+	}
+	if z.State == "" {
+		zb0001Len--
+		zb0001Mask |= 0x8
+	}
+	if z.To == "" {
+		zb0001Len--
+		zb0001Mask |= 0x20
+	}
+	if z.Why == "" {
+		zb0001Len--
+		zb0001Mask |= 0x40
+	}
+	// variable map header, size zb0001Len
+	o = append(o, 0x80|uint8(zb0001Len))
+
+	// skip if no fields are to be emitted
+	if zb0001Len != 0 {
+		// string "vm_id"
+		o = append(o, 0xa5, 0x76, 0x6d, 0x5f, 0x69, 0x64)
+		o = msgp.AppendBytes(o, (z.VMID)[:])
+		if (zb0001Mask & 0x2) == 0 { // if not omitted
+			// string "namespace"
+			o = append(o, 0xa9, 0x6e, 0x61, 0x6d, 0x65, 0x73, 0x70, 0x61, 0x63, 0x65)
+			o = msgp.AppendString(o, z.Namespace)
+		}
+		if (zb0001Mask & 0x4) == 0 { // if not omitted
+			// string "vm"
+			o = append(o, 0xa2, 0x76, 0x6d)
+			o = msgp.AppendString(o, z.VM)
+		}
+		if (zb0001Mask & 0x8) == 0 { // if not omitted
+			// string "state"
+			o = append(o, 0xa5, 0x73, 0x74, 0x61, 0x74, 0x65)
+			o = msgp.AppendString(o, z.State)
+		}
+		// string "migration"
+		o = append(o, 0xa9, 0x6d, 0x69, 0x67, 0x72, 0x61, 0x74, 0x69, 0x6f, 0x6e)
+		o = msgp.AppendBytes(o, (z.Migration)[:])
+		if (zb0001Mask & 0x20) == 0 { // if not omitted
+			// string "to"
+			o = append(o, 0xa2, 0x74, 0x6f)
+			o = msgp.AppendString(o, z.To)
+		}
+		if (zb0001Mask & 0x40) == 0 { // if not omitted
+			// string "why"
+			o = append(o, 0xa3, 0x77, 0x68, 0x79)
+			o = msgp.AppendString(o, z.Why)
+		}
+	}
+	return
+}
+
+// UnmarshalMsg implements msgp.Unmarshaler
+func (z *DrainItem) UnmarshalMsg(bts []byte) (o []byte, err error) {
+	var field []byte
+	_ = field
+	var zb0001 uint32
+	zb0001, bts, err = msgp.ReadMapHeaderBytes(bts)
+	if err != nil {
+		err = msgp.WrapError(err)
+		return
+	}
+	for zb0001 > 0 {
+		zb0001--
+		field, bts, err = msgp.ReadMapKeyZC(bts)
+		if err != nil {
+			err = msgp.WrapError(err)
+			return
+		}
+		switch msgp.UnsafeString(field) {
+		case "vm_id":
+			bts, err = msgp.ReadExactBytes(bts, (z.VMID)[:])
+			if err != nil {
+				err = msgp.WrapError(err, "VMID")
+				return
+			}
+		case "namespace":
+			z.Namespace, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Namespace")
+				return
+			}
+		case "vm":
+			z.VM, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "VM")
+				return
+			}
+		case "state":
+			z.State, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "State")
+				return
+			}
+		case "migration":
+			bts, err = msgp.ReadExactBytes(bts, (z.Migration)[:])
+			if err != nil {
+				err = msgp.WrapError(err, "Migration")
+				return
+			}
+		case "to":
+			z.To, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "To")
+				return
+			}
+		case "why":
+			z.Why, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Why")
+				return
+			}
+		default:
+			bts, err = msgp.Skip(bts)
+			if err != nil {
+				err = msgp.WrapError(err)
+				return
+			}
+		}
+	}
+	o = bts
+	return
+}
+
+// Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
+func (z *DrainItem) Msgsize() (s int) {
+	s = 1 + 6 + msgp.ArrayHeaderSize + (16 * (msgp.ByteSize)) + 10 + msgp.StringPrefixSize + len(z.Namespace) + 3 + msgp.StringPrefixSize + len(z.VM) + 6 + msgp.StringPrefixSize + len(z.State) + 10 + msgp.ArrayHeaderSize + (16 * (msgp.ByteSize)) + 3 + msgp.StringPrefixSize + len(z.To) + 4 + msgp.StringPrefixSize + len(z.Why)
+	return
+}
+
+// MarshalMsg implements msgp.Marshaler
 func (z *DriverInfo) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	// check for omitted fields
@@ -6001,8 +6146,8 @@ func (z *ListRequest) Msgsize() (s int) {
 func (z *Migration) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	// check for omitted fields
-	zb0001Len := uint32(34)
-	var zb0001Mask uint64 /* 34 bits */
+	zb0001Len := uint32(35)
+	var zb0001Mask uint64 /* 35 bits */
 	_ = zb0001Mask
 	if z.Namespace == "" {
 		zb0001Len--
@@ -6064,45 +6209,49 @@ func (z *Migration) MarshalMsg(b []byte) (o []byte, err error) {
 		zb0001Len--
 		zb0001Mask |= 0x400000
 	}
-	if z.Lost == false {
+	if z.Restart == false {
 		zb0001Len--
 		zb0001Mask |= 0x800000
 	}
-	if z.Code == 0 {
+	if z.Lost == false {
 		zb0001Len--
 		zb0001Mask |= 0x1000000
 	}
-	if z.Message == "" {
+	if z.Code == 0 {
 		zb0001Len--
 		zb0001Mask |= 0x2000000
 	}
-	if z.Deadline == 0 {
+	if z.Message == "" {
 		zb0001Len--
 		zb0001Mask |= 0x4000000
 	}
-	if z.CreateTime == 0 {
+	if z.Deadline == 0 {
 		zb0001Len--
 		zb0001Mask |= 0x8000000
 	}
-	if z.PhaseTime == 0 {
+	if z.CreateTime == 0 {
 		zb0001Len--
 		zb0001Mask |= 0x10000000
 	}
-	if z.CommitTime == 0 {
+	if z.PhaseTime == 0 {
 		zb0001Len--
 		zb0001Mask |= 0x20000000
 	}
-	if z.EndTime == 0 {
+	if z.CommitTime == 0 {
 		zb0001Len--
 		zb0001Mask |= 0x40000000
 	}
-	if z.CreateIndex == 0 {
+	if z.EndTime == 0 {
 		zb0001Len--
 		zb0001Mask |= 0x80000000
 	}
-	if z.ModifyIndex == 0 {
+	if z.CreateIndex == 0 {
 		zb0001Len--
 		zb0001Mask |= 0x100000000
+	}
+	if z.ModifyIndex == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x200000000
 	}
 	// variable map header, size zb0001Len
 	o = msgp.AppendMapHeader(o, zb0001Len)
@@ -6258,51 +6407,56 @@ func (z *Migration) MarshalMsg(b []byte) (o []byte, err error) {
 			o = msgp.AppendBool(o, z.KillDest)
 		}
 		if (zb0001Mask & 0x800000) == 0 { // if not omitted
+			// string "restart"
+			o = append(o, 0xa7, 0x72, 0x65, 0x73, 0x74, 0x61, 0x72, 0x74)
+			o = msgp.AppendBool(o, z.Restart)
+		}
+		if (zb0001Mask & 0x1000000) == 0 { // if not omitted
 			// string "lost"
 			o = append(o, 0xa4, 0x6c, 0x6f, 0x73, 0x74)
 			o = msgp.AppendBool(o, z.Lost)
 		}
-		if (zb0001Mask & 0x1000000) == 0 { // if not omitted
+		if (zb0001Mask & 0x2000000) == 0 { // if not omitted
 			// string "code"
 			o = append(o, 0xa4, 0x63, 0x6f, 0x64, 0x65)
 			o = msgp.AppendUint16(o, uint16(z.Code))
 		}
-		if (zb0001Mask & 0x2000000) == 0 { // if not omitted
+		if (zb0001Mask & 0x4000000) == 0 { // if not omitted
 			// string "message"
 			o = append(o, 0xa7, 0x6d, 0x65, 0x73, 0x73, 0x61, 0x67, 0x65)
 			o = msgp.AppendString(o, z.Message)
 		}
-		if (zb0001Mask & 0x4000000) == 0 { // if not omitted
+		if (zb0001Mask & 0x8000000) == 0 { // if not omitted
 			// string "deadline"
 			o = append(o, 0xa8, 0x64, 0x65, 0x61, 0x64, 0x6c, 0x69, 0x6e, 0x65)
 			o = msgp.AppendInt64(o, int64(z.Deadline))
 		}
-		if (zb0001Mask & 0x8000000) == 0 { // if not omitted
+		if (zb0001Mask & 0x10000000) == 0 { // if not omitted
 			// string "create_time"
 			o = append(o, 0xab, 0x63, 0x72, 0x65, 0x61, 0x74, 0x65, 0x5f, 0x74, 0x69, 0x6d, 0x65)
 			o = msgp.AppendInt64(o, int64(z.CreateTime))
 		}
-		if (zb0001Mask & 0x10000000) == 0 { // if not omitted
+		if (zb0001Mask & 0x20000000) == 0 { // if not omitted
 			// string "phase_time"
 			o = append(o, 0xaa, 0x70, 0x68, 0x61, 0x73, 0x65, 0x5f, 0x74, 0x69, 0x6d, 0x65)
 			o = msgp.AppendInt64(o, int64(z.PhaseTime))
 		}
-		if (zb0001Mask & 0x20000000) == 0 { // if not omitted
+		if (zb0001Mask & 0x40000000) == 0 { // if not omitted
 			// string "commit_time"
 			o = append(o, 0xab, 0x63, 0x6f, 0x6d, 0x6d, 0x69, 0x74, 0x5f, 0x74, 0x69, 0x6d, 0x65)
 			o = msgp.AppendInt64(o, int64(z.CommitTime))
 		}
-		if (zb0001Mask & 0x40000000) == 0 { // if not omitted
+		if (zb0001Mask & 0x80000000) == 0 { // if not omitted
 			// string "end_time"
 			o = append(o, 0xa8, 0x65, 0x6e, 0x64, 0x5f, 0x74, 0x69, 0x6d, 0x65)
 			o = msgp.AppendInt64(o, int64(z.EndTime))
 		}
-		if (zb0001Mask & 0x80000000) == 0 { // if not omitted
+		if (zb0001Mask & 0x100000000) == 0 { // if not omitted
 			// string "create_index"
 			o = append(o, 0xac, 0x63, 0x72, 0x65, 0x61, 0x74, 0x65, 0x5f, 0x69, 0x6e, 0x64, 0x65, 0x78)
 			o = msgp.AppendUint64(o, uint64(z.CreateIndex))
 		}
-		if (zb0001Mask & 0x100000000) == 0 { // if not omitted
+		if (zb0001Mask & 0x200000000) == 0 { // if not omitted
 			// string "modify_index"
 			o = append(o, 0xac, 0x6d, 0x6f, 0x64, 0x69, 0x66, 0x79, 0x5f, 0x69, 0x6e, 0x64, 0x65, 0x78)
 			o = msgp.AppendUint64(o, uint64(z.ModifyIndex))
@@ -6541,6 +6695,12 @@ func (z *Migration) UnmarshalMsg(bts []byte) (o []byte, err error) {
 				err = msgp.WrapError(err, "KillDest")
 				return
 			}
+		case "restart":
+			z.Restart, bts, err = msgp.ReadBoolBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Restart")
+				return
+			}
 		case "lost":
 			z.Lost, bts, err = msgp.ReadBoolBytes(bts)
 			if err != nil {
@@ -6657,7 +6817,7 @@ func (z *Migration) Msgsize() (s int) {
 	for za0005 := range z.Disk {
 		s += 1 + 5 + msgp.StringPrefixSize + len(z.Disk[za0005].Pool) + 6 + msgp.Int64Size
 	}
-	s += 8 + msgp.ArrayHeaderSize + (len(z.Volumes) * (16 * (msgp.ByteSize))) + 9 + msgp.Int32Size + 7 + z.Source.Msgsize() + 5 + z.Dest.Msgsize() + 12 + msgp.BoolSize + 10 + msgp.BoolSize + 5 + msgp.BoolSize + 5 + msgp.Uint16Size + 8 + msgp.StringPrefixSize + len(z.Message) + 9 + msgp.Int64Size + 12 + msgp.Int64Size + 11 + msgp.Int64Size + 12 + msgp.Int64Size + 9 + msgp.Int64Size + 13 + msgp.Uint64Size + 13 + msgp.Uint64Size + 7 + msgp.ArrayHeaderSize + (16 * (msgp.ByteSize))
+	s += 8 + msgp.ArrayHeaderSize + (len(z.Volumes) * (16 * (msgp.ByteSize))) + 9 + msgp.Int32Size + 7 + z.Source.Msgsize() + 5 + z.Dest.Msgsize() + 12 + msgp.BoolSize + 10 + msgp.BoolSize + 8 + msgp.BoolSize + 5 + msgp.BoolSize + 5 + msgp.Uint16Size + 8 + msgp.StringPrefixSize + len(z.Message) + 9 + msgp.Int64Size + 12 + msgp.Int64Size + 11 + msgp.Int64Size + 12 + msgp.Int64Size + 9 + msgp.Int64Size + 13 + msgp.Uint64Size + 13 + msgp.Uint64Size + 7 + msgp.ArrayHeaderSize + (16 * (msgp.ByteSize))
 	return
 }
 
@@ -10603,8 +10763,8 @@ func (z *NetworkResponse) Msgsize() (s int) {
 func (z *Node) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	// check for omitted fields
-	zb0001Len := uint32(30)
-	var zb0001Mask uint32 /* 30 bits */
+	zb0001Len := uint32(31)
+	var zb0001Mask uint32 /* 31 bits */
 	_ = zb0001Mask
 	if z.Name == "" {
 		zb0001Len--
@@ -10698,25 +10858,29 @@ func (z *Node) MarshalMsg(b []byte) (o []byte, err error) {
 		zb0001Len--
 		zb0001Mask |= 0x1000000
 	}
-	if z.Unreachable == "" {
+	if z.Drain == nil {
 		zb0001Len--
 		zb0001Mask |= 0x2000000
 	}
-	if z.StatusTime == 0 {
+	if z.Unreachable == "" {
 		zb0001Len--
 		zb0001Mask |= 0x4000000
 	}
-	if z.CreateTime == 0 {
+	if z.StatusTime == 0 {
 		zb0001Len--
 		zb0001Mask |= 0x8000000
 	}
-	if z.CreateIndex == 0 {
+	if z.CreateTime == 0 {
 		zb0001Len--
 		zb0001Mask |= 0x10000000
 	}
-	if z.ModifyIndex == 0 {
+	if z.CreateIndex == 0 {
 		zb0001Len--
 		zb0001Mask |= 0x20000000
+	}
+	if z.ModifyIndex == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x40000000
 	}
 	// variable map header, size zb0001Len
 	o = msgp.AppendMapHeader(o, zb0001Len)
@@ -10933,26 +11097,39 @@ func (z *Node) MarshalMsg(b []byte) (o []byte, err error) {
 			o = msgp.AppendString(o, string(z.Eligibility))
 		}
 		if (zb0001Mask & 0x2000000) == 0 { // if not omitted
+			// string "drain"
+			o = append(o, 0xa5, 0x64, 0x72, 0x61, 0x69, 0x6e)
+			if z.Drain == nil {
+				o = msgp.AppendNil(o)
+			} else {
+				o, err = z.Drain.MarshalMsg(o)
+				if err != nil {
+					err = msgp.WrapError(err, "Drain")
+					return
+				}
+			}
+		}
+		if (zb0001Mask & 0x4000000) == 0 { // if not omitted
 			// string "unreachable"
 			o = append(o, 0xab, 0x75, 0x6e, 0x72, 0x65, 0x61, 0x63, 0x68, 0x61, 0x62, 0x6c, 0x65)
 			o = msgp.AppendString(o, z.Unreachable)
 		}
-		if (zb0001Mask & 0x4000000) == 0 { // if not omitted
+		if (zb0001Mask & 0x8000000) == 0 { // if not omitted
 			// string "status_time"
 			o = append(o, 0xab, 0x73, 0x74, 0x61, 0x74, 0x75, 0x73, 0x5f, 0x74, 0x69, 0x6d, 0x65)
 			o = msgp.AppendInt64(o, int64(z.StatusTime))
 		}
-		if (zb0001Mask & 0x8000000) == 0 { // if not omitted
+		if (zb0001Mask & 0x10000000) == 0 { // if not omitted
 			// string "create_time"
 			o = append(o, 0xab, 0x63, 0x72, 0x65, 0x61, 0x74, 0x65, 0x5f, 0x74, 0x69, 0x6d, 0x65)
 			o = msgp.AppendInt64(o, int64(z.CreateTime))
 		}
-		if (zb0001Mask & 0x10000000) == 0 { // if not omitted
+		if (zb0001Mask & 0x20000000) == 0 { // if not omitted
 			// string "create_index"
 			o = append(o, 0xac, 0x63, 0x72, 0x65, 0x61, 0x74, 0x65, 0x5f, 0x69, 0x6e, 0x64, 0x65, 0x78)
 			o = msgp.AppendUint64(o, uint64(z.CreateIndex))
 		}
-		if (zb0001Mask & 0x20000000) == 0 { // if not omitted
+		if (zb0001Mask & 0x40000000) == 0 { // if not omitted
 			// string "modify_index"
 			o = append(o, 0xac, 0x6d, 0x6f, 0x64, 0x69, 0x66, 0x79, 0x5f, 0x69, 0x6e, 0x64, 0x65, 0x78)
 			o = msgp.AppendUint64(o, uint64(z.ModifyIndex))
@@ -11273,6 +11450,23 @@ func (z *Node) UnmarshalMsg(bts []byte) (o []byte, err error) {
 				}
 				z.Eligibility = Eligibility(zb0011)
 			}
+		case "drain":
+			if msgp.IsNil(bts) {
+				bts, err = msgp.ReadNilBytes(bts)
+				if err != nil {
+					return
+				}
+				z.Drain = nil
+			} else {
+				if z.Drain == nil {
+					z.Drain = new(NodeDrain)
+				}
+				bts, err = z.Drain.UnmarshalMsg(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Drain")
+					return
+				}
+			}
 		case "unreachable":
 			z.Unreachable, bts, err = msgp.ReadStringBytes(bts)
 			if err != nil {
@@ -11357,7 +11551,13 @@ func (z *Node) Msgsize() (s int) {
 	for za0007 := range z.NUMA {
 		s += z.NUMA[za0007].Msgsize()
 	}
-	s += 9 + msgp.BoolSize + 7 + msgp.StringPrefixSize + len(string(z.Status)) + 12 + msgp.StringPrefixSize + len(z.StatusNote) + 12 + msgp.StringPrefixSize + len(string(z.Eligibility)) + 12 + msgp.StringPrefixSize + len(z.Unreachable) + 12 + msgp.Int64Size + 12 + msgp.Int64Size + 13 + msgp.Uint64Size + 13 + msgp.Uint64Size
+	s += 9 + msgp.BoolSize + 7 + msgp.StringPrefixSize + len(string(z.Status)) + 12 + msgp.StringPrefixSize + len(z.StatusNote) + 12 + msgp.StringPrefixSize + len(string(z.Eligibility)) + 6
+	if z.Drain == nil {
+		s += msgp.NilSize
+	} else {
+		s += z.Drain.Msgsize()
+	}
+	s += 12 + msgp.StringPrefixSize + len(z.Unreachable) + 12 + msgp.Int64Size + 12 + msgp.Int64Size + 13 + msgp.Uint64Size + 13 + msgp.Uint64Size
 	return
 }
 
@@ -11661,6 +11861,326 @@ func (z *NodeBeaten) Msgsize() (s int) {
 	s = 1 + 4 + msgp.Uint64Size + 11 + msgp.Uint64Size + 10 + msgp.Int64Size + 9 + msgp.BoolSize + 8 + msgp.ArrayHeaderSize
 	for za0001 := range z.Servers {
 		s += msgp.StringPrefixSize + len(z.Servers[za0001])
+	}
+	return
+}
+
+// MarshalMsg implements msgp.Marshaler
+func (z *NodeDrain) MarshalMsg(b []byte) (o []byte, err error) {
+	o = msgp.Require(b, z.Msgsize())
+	// check for omitted fields
+	zb0001Len := uint32(6)
+	var zb0001Mask uint8 /* 6 bits */
+	_ = zb0001Mask
+	if z.Mode == "" {
+		zb0001Len--
+		zb0001Mask |= 0x1
+	}
+	if z.Deadline == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x2
+	}
+	if z.Force == false {
+		zb0001Len--
+		zb0001Mask |= 0x4
+	}
+	if z.StartTime == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x8
+	}
+	if z.DoneTime == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x10
+	}
+	if z.By == "" {
+		zb0001Len--
+		zb0001Mask |= 0x20
+	}
+	// variable map header, size zb0001Len
+	o = append(o, 0x80|uint8(zb0001Len))
+
+	// skip if no fields are to be emitted
+	if zb0001Len != 0 {
+		if (zb0001Mask & 0x1) == 0 { // if not omitted
+			// string "mode"
+			o = append(o, 0xa4, 0x6d, 0x6f, 0x64, 0x65)
+			o = msgp.AppendString(o, z.Mode)
+		}
+		if (zb0001Mask & 0x2) == 0 { // if not omitted
+			// string "deadline"
+			o = append(o, 0xa8, 0x64, 0x65, 0x61, 0x64, 0x6c, 0x69, 0x6e, 0x65)
+			o = msgp.AppendInt64(o, int64(z.Deadline))
+		}
+		if (zb0001Mask & 0x4) == 0 { // if not omitted
+			// string "force"
+			o = append(o, 0xa5, 0x66, 0x6f, 0x72, 0x63, 0x65)
+			o = msgp.AppendBool(o, z.Force)
+		}
+		if (zb0001Mask & 0x8) == 0 { // if not omitted
+			// string "start_time"
+			o = append(o, 0xaa, 0x73, 0x74, 0x61, 0x72, 0x74, 0x5f, 0x74, 0x69, 0x6d, 0x65)
+			o = msgp.AppendInt64(o, int64(z.StartTime))
+		}
+		if (zb0001Mask & 0x10) == 0 { // if not omitted
+			// string "done_time"
+			o = append(o, 0xa9, 0x64, 0x6f, 0x6e, 0x65, 0x5f, 0x74, 0x69, 0x6d, 0x65)
+			o = msgp.AppendInt64(o, int64(z.DoneTime))
+		}
+		if (zb0001Mask & 0x20) == 0 { // if not omitted
+			// string "by"
+			o = append(o, 0xa2, 0x62, 0x79)
+			o = msgp.AppendString(o, z.By)
+		}
+	}
+	return
+}
+
+// UnmarshalMsg implements msgp.Unmarshaler
+func (z *NodeDrain) UnmarshalMsg(bts []byte) (o []byte, err error) {
+	var field []byte
+	_ = field
+	var zb0001 uint32
+	zb0001, bts, err = msgp.ReadMapHeaderBytes(bts)
+	if err != nil {
+		err = msgp.WrapError(err)
+		return
+	}
+	for zb0001 > 0 {
+		zb0001--
+		field, bts, err = msgp.ReadMapKeyZC(bts)
+		if err != nil {
+			err = msgp.WrapError(err)
+			return
+		}
+		switch msgp.UnsafeString(field) {
+		case "mode":
+			z.Mode, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Mode")
+				return
+			}
+		case "deadline":
+			{
+				var zb0002 int64
+				zb0002, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Deadline")
+					return
+				}
+				z.Deadline = Time(zb0002)
+			}
+		case "force":
+			z.Force, bts, err = msgp.ReadBoolBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Force")
+				return
+			}
+		case "start_time":
+			{
+				var zb0003 int64
+				zb0003, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "StartTime")
+					return
+				}
+				z.StartTime = Time(zb0003)
+			}
+		case "done_time":
+			{
+				var zb0004 int64
+				zb0004, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "DoneTime")
+					return
+				}
+				z.DoneTime = Time(zb0004)
+			}
+		case "by":
+			z.By, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "By")
+				return
+			}
+		default:
+			bts, err = msgp.Skip(bts)
+			if err != nil {
+				err = msgp.WrapError(err)
+				return
+			}
+		}
+	}
+	o = bts
+	return
+}
+
+// Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
+func (z *NodeDrain) Msgsize() (s int) {
+	s = 1 + 5 + msgp.StringPrefixSize + len(z.Mode) + 9 + msgp.Int64Size + 6 + msgp.BoolSize + 11 + msgp.Int64Size + 10 + msgp.Int64Size + 3 + msgp.StringPrefixSize + len(z.By)
+	return
+}
+
+// MarshalMsg implements msgp.Marshaler
+func (z *NodeDrainRequest) MarshalMsg(b []byte) (o []byte, err error) {
+	o = msgp.Require(b, z.Msgsize())
+	// check for omitted fields
+	zb0001Len := uint32(6)
+	var zb0001Mask uint8 /* 6 bits */
+	_ = zb0001Mask
+	if z.Key == "" {
+		zb0001Len--
+		zb0001Mask |= 0x1
+	}
+	if z.Mode == "" {
+		zb0001Len--
+		zb0001Mask |= 0x2
+	}
+	if z.Deadline == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x4
+	}
+	if z.Force == false {
+		zb0001Len--
+		zb0001Mask |= 0x8
+	}
+	if z.Cancel == false {
+		zb0001Len--
+		zb0001Mask |= 0x10
+	}
+	if z.CheckIndex == nil {
+		zb0001Len--
+		zb0001Mask |= 0x20
+	}
+	// variable map header, size zb0001Len
+	o = append(o, 0x80|uint8(zb0001Len))
+
+	// skip if no fields are to be emitted
+	if zb0001Len != 0 {
+		if (zb0001Mask & 0x1) == 0 { // if not omitted
+			// string "key"
+			o = append(o, 0xa3, 0x6b, 0x65, 0x79)
+			o = msgp.AppendString(o, z.Key)
+		}
+		if (zb0001Mask & 0x2) == 0 { // if not omitted
+			// string "mode"
+			o = append(o, 0xa4, 0x6d, 0x6f, 0x64, 0x65)
+			o = msgp.AppendString(o, z.Mode)
+		}
+		if (zb0001Mask & 0x4) == 0 { // if not omitted
+			// string "deadline"
+			o = append(o, 0xa8, 0x64, 0x65, 0x61, 0x64, 0x6c, 0x69, 0x6e, 0x65)
+			o = msgp.AppendInt64(o, int64(z.Deadline))
+		}
+		if (zb0001Mask & 0x8) == 0 { // if not omitted
+			// string "force"
+			o = append(o, 0xa5, 0x66, 0x6f, 0x72, 0x63, 0x65)
+			o = msgp.AppendBool(o, z.Force)
+		}
+		if (zb0001Mask & 0x10) == 0 { // if not omitted
+			// string "cancel"
+			o = append(o, 0xa6, 0x63, 0x61, 0x6e, 0x63, 0x65, 0x6c)
+			o = msgp.AppendBool(o, z.Cancel)
+		}
+		if (zb0001Mask & 0x20) == 0 { // if not omitted
+			// string "check_index"
+			o = append(o, 0xab, 0x63, 0x68, 0x65, 0x63, 0x6b, 0x5f, 0x69, 0x6e, 0x64, 0x65, 0x78)
+			if z.CheckIndex == nil {
+				o = msgp.AppendNil(o)
+			} else {
+				o = msgp.AppendUint64(o, *z.CheckIndex)
+			}
+		}
+	}
+	return
+}
+
+// UnmarshalMsg implements msgp.Unmarshaler
+func (z *NodeDrainRequest) UnmarshalMsg(bts []byte) (o []byte, err error) {
+	var field []byte
+	_ = field
+	var zb0001 uint32
+	zb0001, bts, err = msgp.ReadMapHeaderBytes(bts)
+	if err != nil {
+		err = msgp.WrapError(err)
+		return
+	}
+	for zb0001 > 0 {
+		zb0001--
+		field, bts, err = msgp.ReadMapKeyZC(bts)
+		if err != nil {
+			err = msgp.WrapError(err)
+			return
+		}
+		switch msgp.UnsafeString(field) {
+		case "key":
+			z.Key, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Key")
+				return
+			}
+		case "mode":
+			z.Mode, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Mode")
+				return
+			}
+		case "deadline":
+			{
+				var zb0002 int64
+				zb0002, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Deadline")
+					return
+				}
+				z.Deadline = Duration(zb0002)
+			}
+		case "force":
+			z.Force, bts, err = msgp.ReadBoolBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Force")
+				return
+			}
+		case "cancel":
+			z.Cancel, bts, err = msgp.ReadBoolBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Cancel")
+				return
+			}
+		case "check_index":
+			if msgp.IsNil(bts) {
+				bts, err = msgp.ReadNilBytes(bts)
+				if err != nil {
+					return
+				}
+				z.CheckIndex = nil
+			} else {
+				if z.CheckIndex == nil {
+					z.CheckIndex = new(uint64)
+				}
+				*z.CheckIndex, bts, err = msgp.ReadUint64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "CheckIndex")
+					return
+				}
+			}
+		default:
+			bts, err = msgp.Skip(bts)
+			if err != nil {
+				err = msgp.WrapError(err)
+				return
+			}
+		}
+	}
+	o = bts
+	return
+}
+
+// Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
+func (z *NodeDrainRequest) Msgsize() (s int) {
+	s = 1 + 4 + msgp.StringPrefixSize + len(z.Key) + 5 + msgp.StringPrefixSize + len(z.Mode) + 9 + msgp.Int64Size + 6 + msgp.BoolSize + 7 + msgp.BoolSize + 12
+	if z.CheckIndex == nil {
+		s += msgp.NilSize
+	} else {
+		s += msgp.Uint64Size
 	}
 	return
 }
@@ -12543,8 +13063,8 @@ func (z *NodeReport) Msgsize() (s int) {
 func (z *NodeResponse) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	// check for omitted fields
-	zb0001Len := uint32(4)
-	var zb0001Mask uint8 /* 4 bits */
+	zb0001Len := uint32(5)
+	var zb0001Mask uint8 /* 5 bits */
 	_ = zb0001Mask
 	if z.Node == nil {
 		zb0001Len--
@@ -12553,6 +13073,10 @@ func (z *NodeResponse) MarshalMsg(b []byte) (o []byte, err error) {
 	if z.Placements == nil {
 		zb0001Len--
 		zb0001Mask |= 0x8
+	}
+	if z.Drain == nil {
+		zb0001Len--
+		zb0001Mask |= 0x10
 	}
 	// variable map header, size zb0001Len
 	o = append(o, 0x80|uint8(zb0001Len))
@@ -12599,6 +13123,18 @@ func (z *NodeResponse) MarshalMsg(b []byte) (o []byte, err error) {
 						err = msgp.WrapError(err, "Placements", za0001)
 						return
 					}
+				}
+			}
+		}
+		if (zb0001Mask & 0x10) == 0 { // if not omitted
+			// string "drain"
+			o = append(o, 0xa5, 0x64, 0x72, 0x61, 0x69, 0x6e)
+			o = msgp.AppendArrayHeader(o, uint32(len(z.Drain)))
+			for za0002 := range z.Drain {
+				o, err = z.Drain[za0002].MarshalMsg(o)
+				if err != nil {
+					err = msgp.WrapError(err, "Drain", za0002)
+					return
 				}
 			}
 		}
@@ -12683,6 +13219,25 @@ func (z *NodeResponse) UnmarshalMsg(bts []byte) (o []byte, err error) {
 					}
 				}
 			}
+		case "drain":
+			var zb0003 uint32
+			zb0003, bts, err = msgp.ReadArrayHeaderBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Drain")
+				return
+			}
+			if cap(z.Drain) >= int(zb0003) {
+				z.Drain = (z.Drain)[:zb0003]
+			} else {
+				z.Drain = make([]DrainItem, zb0003)
+			}
+			for za0002 := range z.Drain {
+				bts, err = z.Drain[za0002].UnmarshalMsg(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Drain", za0002)
+					return
+				}
+			}
 		default:
 			bts, err = msgp.Skip(bts)
 			if err != nil {
@@ -12710,6 +13265,10 @@ func (z *NodeResponse) Msgsize() (s int) {
 		} else {
 			s += z.Placements[za0001].Msgsize()
 		}
+	}
+	s += 6 + msgp.ArrayHeaderSize
+	for za0002 := range z.Drain {
+		s += z.Drain[za0002].Msgsize()
 	}
 	return
 }
@@ -13032,8 +13591,8 @@ func (z NodeStatus) Msgsize() (s int) {
 func (z *NodeStub) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	// check for omitted fields
-	zb0001Len := uint32(13)
-	var zb0001Mask uint16 /* 13 bits */
+	zb0001Len := uint32(14)
+	var zb0001Mask uint16 /* 14 bits */
 	_ = zb0001Mask
 	if z.Name == "" {
 		zb0001Len--
@@ -13059,21 +13618,25 @@ func (z *NodeStub) MarshalMsg(b []byte) (o []byte, err error) {
 		zb0001Len--
 		zb0001Mask |= 0x40
 	}
-	if z.Unreachable == "" {
+	if z.Drain == nil {
 		zb0001Len--
 		zb0001Mask |= 0x80
 	}
-	if z.VMs == 0 {
+	if z.Unreachable == "" {
 		zb0001Len--
-		zb0001Mask |= 0x400
+		zb0001Mask |= 0x100
 	}
-	if z.Drivers == nil {
+	if z.VMs == 0 {
 		zb0001Len--
 		zb0001Mask |= 0x800
 	}
-	if z.ModifyIndex == 0 {
+	if z.Drivers == nil {
 		zb0001Len--
 		zb0001Mask |= 0x1000
+	}
+	if z.ModifyIndex == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x2000
 	}
 	// variable map header, size zb0001Len
 	o = append(o, 0x80|uint8(zb0001Len))
@@ -13114,6 +13677,19 @@ func (z *NodeStub) MarshalMsg(b []byte) (o []byte, err error) {
 			o = msgp.AppendString(o, string(z.Eligibility))
 		}
 		if (zb0001Mask & 0x80) == 0 { // if not omitted
+			// string "drain"
+			o = append(o, 0xa5, 0x64, 0x72, 0x61, 0x69, 0x6e)
+			if z.Drain == nil {
+				o = msgp.AppendNil(o)
+			} else {
+				o, err = z.Drain.MarshalMsg(o)
+				if err != nil {
+					err = msgp.WrapError(err, "Drain")
+					return
+				}
+			}
+		}
+		if (zb0001Mask & 0x100) == 0 { // if not omitted
 			// string "unreachable"
 			o = append(o, 0xab, 0x75, 0x6e, 0x72, 0x65, 0x61, 0x63, 0x68, 0x61, 0x62, 0x6c, 0x65)
 			o = msgp.AppendString(o, z.Unreachable)
@@ -13132,12 +13708,12 @@ func (z *NodeStub) MarshalMsg(b []byte) (o []byte, err error) {
 			err = msgp.WrapError(err, "Used")
 			return
 		}
-		if (zb0001Mask & 0x400) == 0 { // if not omitted
+		if (zb0001Mask & 0x800) == 0 { // if not omitted
 			// string "vms"
 			o = append(o, 0xa3, 0x76, 0x6d, 0x73)
 			o = msgp.AppendInt32(o, z.VMs)
 		}
-		if (zb0001Mask & 0x800) == 0 { // if not omitted
+		if (zb0001Mask & 0x1000) == 0 { // if not omitted
 			// string "drivers"
 			o = append(o, 0xa7, 0x64, 0x72, 0x69, 0x76, 0x65, 0x72, 0x73)
 			o = msgp.AppendArrayHeader(o, uint32(len(z.Drivers)))
@@ -13145,7 +13721,7 @@ func (z *NodeStub) MarshalMsg(b []byte) (o []byte, err error) {
 				o = msgp.AppendString(o, z.Drivers[za0002])
 			}
 		}
-		if (zb0001Mask & 0x1000) == 0 { // if not omitted
+		if (zb0001Mask & 0x2000) == 0 { // if not omitted
 			// string "modify_index"
 			o = append(o, 0xac, 0x6d, 0x6f, 0x64, 0x69, 0x66, 0x79, 0x5f, 0x69, 0x6e, 0x64, 0x65, 0x78)
 			o = msgp.AppendUint64(o, uint64(z.ModifyIndex))
@@ -13222,6 +13798,23 @@ func (z *NodeStub) UnmarshalMsg(bts []byte) (o []byte, err error) {
 				}
 				z.Eligibility = Eligibility(zb0003)
 			}
+		case "drain":
+			if msgp.IsNil(bts) {
+				bts, err = msgp.ReadNilBytes(bts)
+				if err != nil {
+					return
+				}
+				z.Drain = nil
+			} else {
+				if z.Drain == nil {
+					z.Drain = new(NodeDrain)
+				}
+				bts, err = z.Drain.UnmarshalMsg(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Drain")
+					return
+				}
+			}
 		case "unreachable":
 			z.Unreachable, bts, err = msgp.ReadStringBytes(bts)
 			if err != nil {
@@ -13289,7 +13882,13 @@ func (z *NodeStub) UnmarshalMsg(bts []byte) (o []byte, err error) {
 
 // Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
 func (z *NodeStub) Msgsize() (s int) {
-	s = 1 + 3 + msgp.ArrayHeaderSize + (16 * (msgp.ByteSize)) + 5 + msgp.StringPrefixSize + len(z.Name) + 11 + msgp.StringPrefixSize + len(z.Datacenter) + 8 + msgp.StringPrefixSize + len(z.Address) + 8 + msgp.StringPrefixSize + len(z.Version) + 7 + msgp.StringPrefixSize + len(string(z.Status)) + 12 + msgp.StringPrefixSize + len(string(z.Eligibility)) + 12 + msgp.StringPrefixSize + len(z.Unreachable) + 9 + z.Capacity.Msgsize() + 5 + z.Used.Msgsize() + 4 + msgp.Int32Size + 8 + msgp.ArrayHeaderSize
+	s = 1 + 3 + msgp.ArrayHeaderSize + (16 * (msgp.ByteSize)) + 5 + msgp.StringPrefixSize + len(z.Name) + 11 + msgp.StringPrefixSize + len(z.Datacenter) + 8 + msgp.StringPrefixSize + len(z.Address) + 8 + msgp.StringPrefixSize + len(z.Version) + 7 + msgp.StringPrefixSize + len(string(z.Status)) + 12 + msgp.StringPrefixSize + len(string(z.Eligibility)) + 6
+	if z.Drain == nil {
+		s += msgp.NilSize
+	} else {
+		s += z.Drain.Msgsize()
+	}
+	s += 12 + msgp.StringPrefixSize + len(z.Unreachable) + 9 + z.Capacity.Msgsize() + 5 + z.Used.Msgsize() + 4 + msgp.Int32Size + 8 + msgp.ArrayHeaderSize
 	for za0002 := range z.Drivers {
 		s += msgp.StringPrefixSize + len(z.Drivers[za0002])
 	}

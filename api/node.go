@@ -54,6 +54,8 @@ type Node struct {
 	Status      NodeStatus  `json:"status" msg:"status,omitempty"`
 	StatusNote  string      `json:"status_note,omitempty" msg:"status_note,omitempty"`
 	Eligibility Eligibility `json:"eligibility" msg:"eligibility,omitempty"`
+	// Drain is set while the node is to be empty, and until it is used again.
+	Drain *NodeDrain `json:"drain,omitempty" msg:"drain,omitempty"`
 	// Unreachable is why the servers cannot dial the node; empty when they can.
 	Unreachable string `json:"unreachable,omitempty" msg:"unreachable,omitempty"`
 	StatusTime  Time   `json:"status_time,omitempty" msg:"status_time,omitempty"`
@@ -100,6 +102,8 @@ type NodeResponse struct {
 	Node       *Node        `json:"node" msg:"node,omitempty"`
 	Used       Resources    `json:"used" msg:"used,omitempty"`
 	Placements []*Placement `json:"placements,omitempty" msg:"placements,omitempty"`
+	// Drain tells of each VM how far its drain is, while the node has one.
+	Drain []DrainItem `json:"drain,omitempty" msg:"drain,omitempty"`
 }
 
 // NodeListResponse is a page of nodes.
@@ -117,6 +121,7 @@ type NodeStub struct {
 	Version     string      `json:"version" msg:"version,omitempty"`
 	Status      NodeStatus  `json:"status" msg:"status,omitempty"`
 	Eligibility Eligibility `json:"eligibility" msg:"eligibility,omitempty"`
+	Drain       *NodeDrain  `json:"drain,omitempty" msg:"drain,omitempty"`
 	Unreachable string      `json:"unreachable,omitempty" msg:"unreachable,omitempty"`
 	Capacity    Resources   `json:"capacity" msg:"capacity,omitempty"`
 	Used        Resources   `json:"used" msg:"used,omitempty"`

@@ -64,6 +64,7 @@ const (
 
 	cmdMigrationCreate = 36
 	cmdMigrationStep   = 37
+	cmdNodeDrain       = 38
 )
 
 // Spec is the registration of a command.
@@ -126,6 +127,7 @@ func DefaultRegistry() *Registry {
 	r.add("VolumeAssign", 1, func() Command { return new(VolumeAssign) })
 	r.add("MigrationCreate", 1, func() Command { return new(MigrationCreate) })
 	r.add("MigrationStep", 1, func() Command { return new(MigrationStep) })
+	r.add("NodeDrain", 1, func() Command { return new(NodeDrain) })
 	return r
 }
 

@@ -78,6 +78,7 @@ func samples() map[uint16]Command {
 		&MigrationCreate{Migration: api.Migration{ID: id('x', 1), VMID: id('m', 1), Mode: api.MigrateLive, To: id('n', 2), Pinned: true, Cause: api.CauseOperator, Priority: 50, Secret: id('k', 1),
 			Options: api.MigrationOptions{Bandwidth: api.MiB, MaxDowntime: 1, DowntimeLimit: 2, Timeout: 3, AutoConverge: true, Compress: "zstd", WarmFallback: true}}},
 		&MigrationStep{ID: id('x', 1), Phase: api.MigrationQueued, Next: api.MigrationProposed, To: id('n', 2), Deadline: 9, Code: api.CodeMigration, Message: "m"},
+		&NodeDrain{ID: id('n', 1), Drain: &api.NodeDrain{Mode: api.DrainMode, Deadline: 9, Force: true, By: "b"}, Start: 8, CheckIndex: check},
 	}
 	out := map[uint16]Command{}
 	for _, c := range all {

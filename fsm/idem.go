@@ -65,7 +65,7 @@ func (tx *Txn) answer(rec *IdemRecord) *Result {
 		}
 	case cmdNamespaceApply:
 		res.Value = nilless(s.Namespace(rec.NounName))
-	case cmdNodeUpdate:
+	case cmdNodeUpdate, cmdNodeDrain:
 		res.Value = nilless(s.Node(rec.NounID))
 	case cmdVolumeCreate, cmdVolumeAssign:
 		res.Value = nilless(s.Volume(rec.NounID))

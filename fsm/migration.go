@@ -33,6 +33,9 @@ func (c *MigrationCreate) Validate() error {
 			k.fail("options", "a duration is negative")
 		}
 	}
+	if m.Restart && m.Mode != api.MigrateCold {
+		k.fail("restart", "is for cold moves")
+	}
 	if m.Pinned == m.To.IsZero() {
 		k.fail("to", "a pinned migration names its destination, another does not")
 	}
@@ -55,11 +58,15 @@ func (c *MigrationCreate) apply(tx *Txn) (any, error) {
 	if err := tx.unmoved(vm); err != nil {
 		return nil, err
 	}
-	if err := Movable(vm, p, m.Mode); err != nil {
-		return nil, err
-	}
 	if m.Pinned && m.To == p.NodeID {
 		return nil, api.Errorf(api.CodeState, "VM %q is on that node already", vm.Name)
+	}
+	if m.Restart && vm.Power == api.PowerRunning {
+		vm = tx.setPower(vm, api.PowerStopped, false) // it waits in the queue until the guest has ended
+	} else if err := Movable(vm, p, m.Mode); err != nil {
+		return nil, err
+	} else {
+		m.Restart = false
 	}
 	m.Namespace, m.VMName, m.From, m.Epoch = vm.Namespace, vm.Name, p.NodeID, p.Epoch
 	m.FromNode, m.ToNode = nodeName(tx.s, m.From), ""
@@ -98,36 +105,6 @@ func Movable(vm *api.VM, p *api.Placement, mode api.MigrationMode) error {
 
 // unreserve gives back what a move holds at its destination.
 func unreserve(m *api.Migration) { m.Reserved, m.Disk = api.Resources{}, nil }
-
-// unmoved refuses what must not happen beside an active migration of the VM.
-func (tx *Txn) unmoved(vm *api.VM) error {
-	if m := tx.s.MigrationOf(vm.ID); m != nil {
-		return api.Errorf(api.CodeMigrating, "VM %q is being moved from %s (migration %s is %s)", vm.Name, m.FromNode, m.ID.Short(), m.Phase).
-			WithHint("wait for it, or cancel it: novacron migration cancel %s", m.ID.Short())
-	}
-	return nil
-}
-
-// still refuses what must not happen while it is open where a VM runs.
-func (tx *Txn) still(vm *api.VM) error {
-	if m := tx.s.MigrationOf(vm.ID); m != nil && m.Phase.Open() && m.Phase != api.MigrationQueued {
-		return tx.unmoved(vm)
-	}
-	return nil
-}
-
-// stopMove ends the move of a VM that is to be stopped, where that is possible;
-// else the order goes to the new owner.
-func (tx *Txn) stopMove(vm *api.VM) {
-	m := tx.s.MigrationOf(vm.ID)
-	if m == nil || !m.Phase.Open() || m.Mode == api.MigrateCold {
-		return
-	}
-	next := *m
-	if tx.abort(&next, api.CodeState, "the VM is to be stopped") == nil {
-		tx.putMigration(m, &next)
-	}
-}
 
 // nodeMoves looks again at the migrations of a node of which more is known now.
 func (tx *Txn) nodeMoves(node api.ID) {
@@ -328,6 +305,7 @@ func (tx *Txn) putMigration(old, m *api.Migration) *api.Migration {
 		if !m.Phase.Active() && m.EndTime == 0 {
 			m.EndTime = tx.now
 			unreserve(m)
+			tx.startAgain(m)
 		}
 		m.ModifyIndex = tx.index
 		migrationDef.put(tx, m)
@@ -470,6 +448,7 @@ func (tx *Txn) forgetMoves() {
 		next.Phase, next.PhaseTime, next.EndTime, next.ModifyIndex = api.MigrationAborted, tx.now, tx.now, tx.index
 		next.Code, next.Message = api.CodeRecovery, "the region was restored from a snapshot"
 		unreserve(&next)
+		tx.startAgain(&next)
 		migrationDef.put(tx, &next)
 	}
 }

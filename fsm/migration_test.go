@@ -374,6 +374,49 @@ func TestAMoveThatLeavesTheQueueLeavesNothingBehind(t *testing.T) {
 	w.ok(&VMPower{ID: id('m', 1), Action: "reboot"})
 }
 
+// A drain may stop a VM for its move: it is started again when the move is over,
+// whatever became of it, unless somebody wants it stopped.
+func TestAVMThatWasStoppedForItsMoveIsStartedAgain(t *testing.T) {
+	cold := moveOf(1)
+	cold.Migration.Mode, cold.Migration.Restart, cold.Migration.Cause = api.MigrateCold, true, api.CauseDrain
+	begin := func(t *testing.T) *world {
+		w := running(t)
+		w.ok(cold)
+		must.Eq(t, api.PowerStopped, w.s().VM(id('m', 1)).Power)
+		admit := &MigrationStep{ID: id('x', 1), Phase: api.MigrationQueued, Next: api.MigrationProposed, To: id('n', 2)}
+		w.refused(api.CodeState, admit) // the guest has not ended yet
+		w.report(1, 1, 1, api.StateStopped)
+		w.ok(admit)
+		return w
+	}
+	w := begin(t)
+	w.end(1, api.EndPresent)
+	w.end(2, api.EndReady)
+	w.step(api.MigrationCopying)
+	w.end(1, api.EndAbsent)
+	w.end(2, api.EndComplete)
+	must.Eq(t, api.PowerStopped, w.s().VM(id('m', 1)).Power)
+	w.end(2, api.EndComplete, clean)
+	w.end(1, api.EndAbsent, clean)
+	must.False(t, w.phase(api.MigrationDone).Restart)
+	must.Eq(t, api.PowerRunning, w.s().VM(id('m', 1)).Power)
+	must.Eq(t, id('n', 2), w.s().Placement(id('m', 1)).NodeID)
+
+	w = begin(t)
+	w.end(1, api.EndPresent, failed("no room"))
+	w.end(2, api.EndAbsent, clean)
+	w.phase(api.MigrationAborted)
+	must.Eq(t, api.PowerRunning, w.s().VM(id('m', 1)).Power)
+
+	w = begin(t)
+	w.ok(&VMPower{ID: id('m', 1), Action: "stop"})
+	w.end(1, api.EndPresent, failed("no room"))
+	w.end(2, api.EndAbsent, clean)
+	w.phase(api.MigrationAborted)
+	must.Eq(t, api.PowerStopped, w.s().VM(id('m', 1)).Power, must.Sprint("somebody stopped it"))
+	must.Eq(t, api.CodeInvalid, w.refused(api.CodeInvalid, &MigrationCreate{Migration: api.Migration{ID: id('x', 9), VMID: id('m', 1), Secret: id('k', 9), Mode: api.MigrateLive, Cause: api.CauseDrain, Restart: true}}).Code)
+}
+
 func TestRestoreForgetsMoves(t *testing.T) {
 	w := copying(t)
 	w.ok(&RecoveryBegin{})

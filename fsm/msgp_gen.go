@@ -2547,6 +2547,174 @@ func (z *NodeDeny) Msgsize() (s int) {
 }
 
 // MarshalMsg implements msgp.Marshaler
+func (z *NodeDrain) MarshalMsg(b []byte) (o []byte, err error) {
+	o = msgp.Require(b, z.Msgsize())
+	// check for omitted fields
+	zb0001Len := uint32(5)
+	var zb0001Mask uint8 /* 5 bits */
+	_ = zb0001Mask
+	if z.Drain == nil {
+		zb0001Len--
+		zb0001Mask |= 0x2
+	}
+	if z.Done == false {
+		zb0001Len--
+		zb0001Mask |= 0x4
+	}
+	if z.CheckIndex == nil {
+		zb0001Len--
+		zb0001Mask |= 0x10
+	}
+	// variable map header, size zb0001Len
+	o = append(o, 0x80|uint8(zb0001Len))
+
+	// skip if no fields are to be emitted
+	if zb0001Len != 0 {
+		// string "id"
+		o = append(o, 0xa2, 0x69, 0x64)
+		o, err = z.ID.MarshalMsg(o)
+		if err != nil {
+			err = msgp.WrapError(err, "ID")
+			return
+		}
+		if (zb0001Mask & 0x2) == 0 { // if not omitted
+			// string "drain"
+			o = append(o, 0xa5, 0x64, 0x72, 0x61, 0x69, 0x6e)
+			if z.Drain == nil {
+				o = msgp.AppendNil(o)
+			} else {
+				o, err = z.Drain.MarshalMsg(o)
+				if err != nil {
+					err = msgp.WrapError(err, "Drain")
+					return
+				}
+			}
+		}
+		if (zb0001Mask & 0x4) == 0 { // if not omitted
+			// string "done"
+			o = append(o, 0xa4, 0x64, 0x6f, 0x6e, 0x65)
+			o = msgp.AppendBool(o, z.Done)
+		}
+		// string "start"
+		o = append(o, 0xa5, 0x73, 0x74, 0x61, 0x72, 0x74)
+		o, err = z.Start.MarshalMsg(o)
+		if err != nil {
+			err = msgp.WrapError(err, "Start")
+			return
+		}
+		if (zb0001Mask & 0x10) == 0 { // if not omitted
+			// string "check_index"
+			o = append(o, 0xab, 0x63, 0x68, 0x65, 0x63, 0x6b, 0x5f, 0x69, 0x6e, 0x64, 0x65, 0x78)
+			if z.CheckIndex == nil {
+				o = msgp.AppendNil(o)
+			} else {
+				o = msgp.AppendUint64(o, *z.CheckIndex)
+			}
+		}
+	}
+	return
+}
+
+// UnmarshalMsg implements msgp.Unmarshaler
+func (z *NodeDrain) UnmarshalMsg(bts []byte) (o []byte, err error) {
+	var field []byte
+	_ = field
+	var zb0001 uint32
+	zb0001, bts, err = msgp.ReadMapHeaderBytes(bts)
+	if err != nil {
+		err = msgp.WrapError(err)
+		return
+	}
+	for zb0001 > 0 {
+		zb0001--
+		field, bts, err = msgp.ReadMapKeyZC(bts)
+		if err != nil {
+			err = msgp.WrapError(err)
+			return
+		}
+		switch msgp.UnsafeString(field) {
+		case "id":
+			bts, err = z.ID.UnmarshalMsg(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "ID")
+				return
+			}
+		case "drain":
+			if msgp.IsNil(bts) {
+				bts, err = msgp.ReadNilBytes(bts)
+				if err != nil {
+					return
+				}
+				z.Drain = nil
+			} else {
+				if z.Drain == nil {
+					z.Drain = new(api.NodeDrain)
+				}
+				bts, err = z.Drain.UnmarshalMsg(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Drain")
+					return
+				}
+			}
+		case "done":
+			z.Done, bts, err = msgp.ReadBoolBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Done")
+				return
+			}
+		case "start":
+			bts, err = z.Start.UnmarshalMsg(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Start")
+				return
+			}
+		case "check_index":
+			if msgp.IsNil(bts) {
+				bts, err = msgp.ReadNilBytes(bts)
+				if err != nil {
+					return
+				}
+				z.CheckIndex = nil
+			} else {
+				if z.CheckIndex == nil {
+					z.CheckIndex = new(uint64)
+				}
+				*z.CheckIndex, bts, err = msgp.ReadUint64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "CheckIndex")
+					return
+				}
+			}
+		default:
+			bts, err = msgp.Skip(bts)
+			if err != nil {
+				err = msgp.WrapError(err)
+				return
+			}
+		}
+	}
+	o = bts
+	return
+}
+
+// Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
+func (z *NodeDrain) Msgsize() (s int) {
+	s = 1 + 3 + z.ID.Msgsize() + 6
+	if z.Drain == nil {
+		s += msgp.NilSize
+	} else {
+		s += z.Drain.Msgsize()
+	}
+	s += 5 + msgp.BoolSize + 6 + z.Start.Msgsize() + 12
+	if z.CheckIndex == nil {
+		s += msgp.NilSize
+	} else {
+		s += msgp.Uint64Size
+	}
+	return
+}
+
+// MarshalMsg implements msgp.Marshaler
 func (z *NodeRegister) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	// check for omitted fields

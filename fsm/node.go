@@ -76,10 +76,10 @@ func (c *NodeRegister) apply(tx *Txn) (any, error) {
 	n.Status, n.StatusTime = api.NodeInit, tx.now
 	n.Eligibility = api.Eligible
 	n.CreateTime, n.CreateIndex, n.ModifyIndex = tx.now, tx.index, tx.index
-	n.StatusNote, n.Unreachable = "", ""
+	n.StatusNote, n.Unreachable, n.Drain = "", "", nil
 	if old != nil {
 		n.CreateTime, n.CreateIndex = old.CreateTime, old.CreateIndex
-		n.Eligibility = old.Eligibility
+		n.Eligibility, n.Drain = old.Eligibility, old.Drain
 		if old.CPURatio > 0 {
 			n.CPURatio = old.CPURatio
 		}
@@ -252,6 +252,9 @@ func (c *NodeUpdate) apply(tx *Txn) (any, error) {
 	n := *old
 	if c.Eligibility != "" {
 		n.Eligibility = c.Eligibility
+	}
+	if n.Eligibility == api.Eligible {
+		n.Drain = nil
 	}
 	if c.CPURatio > 0 {
 		n.CPURatio = c.CPURatio

@@ -231,3 +231,37 @@ func TestRecoveryTombstones(t *testing.T) {
 	must.Nil(t, w.s().Tombstone(id('n', 1), id('m', 2)), must.Sprint("placed there again after it"))
 	must.Eq(t, 4, w.s().Placement(id('m', 2)).Epoch)
 }
+
+func TestADrainLastsUntilTheNodeIsUsedAgain(t *testing.T) {
+	w := region(t, 2)
+	drain := &NodeDrain{ID: id('n', 1), Drain: &api.NodeDrain{Mode: api.DrainMode, Deadline: 99, By: "op", DoneTime: 5}}
+	n := w.ok(drain).(*api.Node)
+	must.Eq(t, api.Ineligible, n.Eligibility)
+	must.True(t, n.Drain.Active())
+	must.Eq(t, w.now, n.Drain.StartTime)
+	began := n.Drain.StartTime
+
+	// The node's own registration neither ends nor makes a drain.
+	r := nodeOf(1)
+	r.Drain = &api.NodeDrain{Mode: api.MaintenanceMode}
+	w.ok(&NodeRegister{Node: r, SessionID: id('s', 1)})
+	must.Eq(t, n.Drain, w.s().Node(id('n', 1)).Drain)
+	r = nodeOf(2)
+	r.Drain = n.Drain
+	w.ok(&NodeRegister{Node: r, SessionID: id('s', 2)})
+	must.Nil(t, w.s().Node(id('n', 2)).Drain)
+
+	w.refused(api.CodePlacement, &NodeDrain{ID: id('n', 1), Done: true, Start: began - 1})
+	must.False(t, w.ok(&NodeDrain{ID: id('n', 1), Done: true, Start: began}).(*api.Node).Drain.Active())
+	must.Eq(t, api.Ineligible, w.s().Node(id('n', 1)).Eligibility)
+	must.True(t, w.ok(drain).(*api.Node).Drain.Active(), must.Sprint("asked for again"))
+	n = w.ok(&NodeDrain{ID: id('n', 1)}).(*api.Node)
+	must.Nil(t, n.Drain)
+	must.Eq(t, api.Eligible, n.Eligibility)
+	w.refused(api.CodeState, &NodeDrain{ID: id('n', 1)})
+	w.refused(api.CodePlacement, &NodeDrain{ID: id('n', 1), Done: true})
+	w.refused(api.CodeNotFound, &NodeDrain{ID: id('n', 9)})
+	w.refused(api.CodeInvalid, &NodeDrain{ID: id('n', 1), Drain: &api.NodeDrain{Mode: "gently"}})
+	w.ok(drain)
+	must.Nil(t, w.ok(&NodeUpdate{ID: id('n', 1), Eligibility: api.Eligible}).(*api.Node).Drain, must.Sprint("who uses a node again drains it no more"))
+}

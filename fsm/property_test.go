@@ -76,6 +76,7 @@ func (w *world) command(r *rapid.T) Command {
 	case 17, 18:
 		c := moveOf(n)
 		c.Migration.ID, c.Migration.Mode = id('x', int(w.index)), api.MigrationMode(pick("mode", "live", "warm", "cold"))
+		c.Migration.Restart = c.Migration.Mode == api.MigrateCold && rapid.Bool().Draw(r, "restart")
 		if rapid.Bool().Draw(r, "pinned") {
 			c.Migration.To, c.Migration.Pinned = id('n', node), true
 		}

@@ -313,6 +313,10 @@ var migrationDef = &tableDef[api.ID, api.Migration, *api.Migration]{
 		emit(primary, bytesOf(v.ID))
 		emit(byVM, bytesOf(v.VMID))
 		emit(byName, v.Namespace)
+		emit(byNode, bytesOf(v.From))
+		if !v.To.IsZero() {
+			emit(byNode, bytesOf(v.To))
+		}
 	},
 	derive: countMigration,
 }

@@ -68,6 +68,9 @@ func (c *VMApply) apply(tx *Txn) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if c.Power == api.PowerStopped {
+		tx.stayStopped(vm)
+	}
 	if c.Power != "" && c.Power != vm.Power {
 		if c.Power != api.PowerStopped {
 			if err := tx.still(vm); err != nil {

@@ -47,6 +47,7 @@ func (c *VMPower) apply(tx *Txn) (any, error) {
 		next.Starts++
 		return tx.applied(tx.setPower(&next, api.PowerRunning, false), true), nil
 	case "stop":
+		tx.stayStopped(vm)
 		if vm.Power == api.PowerStopped && (vm.ForceStop || !c.Force) {
 			return tx.applied(vm, false), nil
 		}
