@@ -44,6 +44,7 @@ type Server struct {
 	orders     *orderHub
 	sched      *scheduleLoop
 	moves      *moveLoop
+	drains     *drainLoop
 	hash       hashPoint
 
 	// Each is buffered by one: a word that something is to be looked at.
@@ -103,6 +104,7 @@ func (s *Server) start(ctx context.Context) error {
 	})
 	s.sched = newScheduleLoop(s.fsm, s.applyOutcome, s.voterCount, s.log)
 	s.moves = newMoveLoop(s.fsm, s.applyOutcome, s.holding, s.sched.move, s.cfg.Now, s.log)
+	s.drains = newDrainLoop(s.fsm, s.applyOutcome, s.cfg.Now, s.log)
 	s.background(s.pump.run)
 	var err error
 	if s.net, err = s.openNetwork(ctx); err != nil {
@@ -223,6 +225,7 @@ func (s *Server) onCommit(index api.Index, changes []fsm.Change) {
 	s.orders.commit(st, changes)
 	s.sched.onCommit(index, changes)
 	s.moves.onCommit(changes)
+	s.drains.onCommit(changes)
 	for i := range changes {
 		if changes[i].Table == fsm.TableDenied {
 			select {
@@ -253,6 +256,7 @@ func (s *Server) duties() []duty {
 		{"dial-back", s.dutyDialBack},
 		{"schedule", s.sched.run},
 		{"migrations", s.moves.run},
+		{"drains", s.drains.run},
 		{"images", s.dutyImages},
 		{"recovery", s.dutyRecovery},
 		{"tokens", s.dutyTokens},
