@@ -175,6 +175,7 @@ func (s *VMSpec) check(c *checks) {
 	c.lasts("restart.delay", s.Restart.Delay, Duration(time.Millisecond), Duration(time.Hour))
 	c.oneOf("ha.policy", s.HA.Policy, HAKeep, HARestart, HANone)
 	c.lasts("stop_timeout", s.StopTimeout, Duration(time.Second), Duration(24*time.Hour))
+	s.Migration.check(c)
 }
 
 func (p *CPUSpec) check(c *checks) {

@@ -99,6 +99,9 @@ func newMigration(st *fsm.State, vm *api.VM, req *api.MigrationCreate) (*api.Mig
 		if err != nil {
 			return nil, err
 		}
+		if n.Drain != nil {
+			return nil, api.Errorf(api.CodeState, "node %s is being drained", n.Name).WithHint("let it be used again first: novacron node uncordon %s", n.Name)
+		}
 		m.To, m.ToNode, m.Pinned = n.ID, n.Name, true
 	}
 	return m, nil

@@ -130,6 +130,25 @@ func (l *moveLoop) ids() (*fsm.State, []api.ID) {
 	return st, out
 }
 
+// planNow is planMoves for a server that leads or does not, for explanations.
+func (l *moveLoop) planNow(st *fsm.State) *movePlan {
+	l.mu.Lock()
+	leads := l.leads
+	l.mu.Unlock()
+	var ids []api.ID
+	if leads {
+		_, ids = l.ids()
+	} else {
+		for m := range st.Migrations() {
+			if m.Phase.Active() {
+				ids = append(ids, m.ID)
+			}
+		}
+	}
+	plan := planMoves(st, ids, l.now())
+	return &plan
+}
+
 // pass does what is due. It reports whether somebody waits though there is room.
 func (l *moveLoop) pass(ctx context.Context) (stuck bool, err error) {
 	plan := l.plan()
@@ -199,6 +218,9 @@ func (l *moveLoop) admit(ctx context.Context, m *api.Migration, busy map[api.ID]
 // moveQuestion is the question to the scheduler for a migration.
 func moveQuestion(st *fsm.State, vm *api.VM, m *api.Migration, busy map[api.ID]string) scheduler.Move {
 	q := scheduler.Move{VM: vm, Busy: busy}
+	if p := st.Placement(vm.ID); p != nil {
+		q.Leaving = drained(st, p.NodeID)
+	}
 	if m.Pinned {
 		q.To = m.To
 	}

@@ -64,18 +64,22 @@ type moveWorld struct {
 
 func newMoveWorld(t *testing.T) *moveWorld {
 	w := &moveWorld{schedWorld: newSchedWorld(t)}
-	w.moves = newMoveLoop(w.fsm, w.apply, func() bool { return false }, w.loop.move, time.Now, slog.New(slog.DiscardHandler))
+	log := slog.New(slog.DiscardHandler)
+	w.drains = newDrainLoop(w.fsm, w.apply, time.Now, log)
+	w.moves = newMoveLoop(w.fsm, w.apply, func() bool { return false }, w.loop.move, time.Now, log)
 	return w
 }
 
-// lead runs both loops for the time of fn.
+// lead runs the loops for the time of fn.
 func (w *moveWorld) lead(fn func()) {
 	w.schedWorld.lead(func() {
 		ctx, cancel := context.WithCancel(context.Background())
-		done := make(chan error)
+		done := make(chan error, 2)
 		go func() { done <- w.moves.run(ctx) }()
+		go func() { done <- w.drains.run(ctx) }()
 		fn()
 		cancel()
+		must.NoError(w.t, <-done)
 		must.NoError(w.t, <-done)
 	})
 }

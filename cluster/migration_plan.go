@@ -115,7 +115,8 @@ func dueStep(st *fsm.State, m *api.Migration, now time.Time) *fsm.MigrationStep 
 		if why := pointless(st, m); why != "" {
 			return abort(api.CodeState, "%s", why)
 		}
-		if wait := timeoutOf(m); now.Sub(m.CreateTime.Time()) >= wait {
+		// A drain has a deadline of its own, and may have to wait for its turn for long.
+		if wait := timeoutOf(m); m.Cause != api.CauseDrain && now.Sub(m.CreateTime.Time()) >= wait {
 			return abort(api.CodeDeadline, "no node could take it within %s", wait)
 		}
 		return nil
@@ -140,12 +141,22 @@ func pointless(st *fsm.State, m *api.Migration) string {
 		return "the VM has given up its node"
 	case p.NodeID != m.From || p.Epoch != m.Epoch:
 		return "the VM has another owner by now"
+	case m.Cause == api.CauseDrain && !drained(st, m.From):
+		return "the drain of the node was canceled"
+	case m.Pinned && drained(st, m.To):
+		return "node " + m.ToNode + " is being drained"
 	case m.Mode == api.MigrateCold && vm.Power != api.PowerStopped:
 		return "the VM was started: only a stopped VM is moved cold"
 	case m.Mode != api.MigrateCold && vm.Power == api.PowerStopped:
 		return "the VM was stopped"
 	}
 	return ""
+}
+
+// drained reports whether a node is to be empty.
+func drained(st *fsm.State, node api.ID) bool {
+	n := st.Node(node)
+	return n != nil && n.Drain != nil
 }
 
 // movable reports whether a VM can be moved right now; in the queue it may

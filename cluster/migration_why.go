@@ -10,10 +10,20 @@ import (
 
 // moveReasons says in words what a migration waits for, or how it ended.
 func (s *Server) moveReasons(st *fsm.State, m *api.Migration) []string {
+	var plan *movePlan
+	return s.moveReasonsIn(st, m, &plan)
+}
+
+// moveReasonsIn is moveReasons for several migrations of one state: the plan is
+// made when it is first needed.
+func (s *Server) moveReasonsIn(st *fsm.State, m *api.Migration, plan **movePlan) []string {
 	w := whyMove{st: st, m: m, now: s.cfg.Now()}
 	switch m.Phase {
 	case api.MigrationQueued:
-		w.queued(s)
+		if *plan == nil {
+			*plan = s.moves.planNow(st)
+		}
+		w.queued(s, *plan)
 		return w.out
 	case api.MigrationDone:
 		return nil
@@ -23,6 +33,9 @@ func (s *Server) moveReasons(st *fsm.State, m *api.Migration) []string {
 			w.say("the guest was lost on both nodes; node %s starts it anew", m.FromNode)
 		}
 		return w.out
+	}
+	if m.Restart {
+		w.say("the VM is stopped for its move and started again after it")
 	}
 	if isLate(m, w.now) {
 		w.say("nobody knows how it ends: look at nodes %s and %s", m.FromNode, m.ToNode)
@@ -116,7 +129,7 @@ func (w *whyMove) node(id api.ID) {
 }
 
 // queued says why a migration was not admitted yet.
-func (w *whyMove) queued(s *Server) {
+func (w *whyMove) queued(s *Server, plan *movePlan) {
 	m := w.m
 	if w.st.Recovery() != nil {
 		w.say("the region was restored from a snapshot; nothing is moved until its nodes have reported")
@@ -132,13 +145,6 @@ func (w *whyMove) queued(s *Server) {
 	if err := fsm.Movable(vm, p, m.Mode); err != nil {
 		w.say("waits until the VM can be moved: it is %s", p.State)
 	}
-	var ids []api.ID
-	for o := range w.st.Migrations() {
-		if o.Phase.Active() {
-			ids = append(ids, o.ID)
-		}
-	}
-	plan := planMoves(w.st, ids, w.now)
 	most, _ := moveCaps(w.st)
 	switch {
 	case plan.free <= 0:
@@ -157,6 +163,9 @@ func (w *whyMove) queued(s *Server) {
 	}
 	if ahead > 0 && ahead < len(plan.queue) {
 		w.say("%d of the queue come before it", ahead)
+	}
+	if m.Cause == api.CauseDrain {
+		return
 	}
 	w.say("it is given up at %s", m.CreateTime.Time().Add(timeoutOf(m)).UTC().Format("15:04:05 MST"))
 }

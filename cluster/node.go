@@ -20,6 +20,7 @@ var nodeKind = &kindOf[*api.Node]{
 
 func (s *Server) nodeEndpoints() {
 	write(s, "Node.Update", acl.WriteNode, s.nodeUpdate)
+	write(s, "Node.Drain", acl.WriteNode, s.nodeDrain)
 	write(s, "Node.Delete", acl.WriteNode, s.nodeDelete)
 	read(s, "Node.Get", acl.ReadNode, s.nodeGet)
 	read(s, "Node.List", acl.ReadNode, s.nodeList)
@@ -67,7 +68,7 @@ func (s *Server) nodeDelete(ctx context.Context, req *api.DeleteRequest) (*api.W
 
 func (s *Server) nodeGet(ctx context.Context, req *api.GetRequest) (*api.NodeResponse, error) {
 	resp := &api.NodeResponse{}
-	return resp, s.query(ctx, &req.QueryOptions, &resp.QueryMeta, func(st *fsm.State, w *fsm.WatchSet) (api.Index, error) {
+	err := s.query(ctx, &req.QueryOptions, &resp.QueryMeta, func(st *fsm.State, w *fsm.WatchSet) (api.Index, error) {
 		n, err := findNode(st, req.Key)
 		if err != nil {
 			return 0, err
@@ -78,8 +79,19 @@ func (s *Server) nodeGet(ctx context.Context, req *api.GetRequest) (*api.NodeRes
 		for p := range st.PlacementsOn(n.ID) {
 			resp.Placements = append(resp.Placements, p)
 		}
-		return st.TableIndex(fsm.TableNode, fsm.TablePlacement), nil
+		if n.Drain == nil {
+			return st.TableIndex(fsm.TableNode, fsm.TablePlacement), nil
+		}
+		for _, t := range []string{fsm.TableMigration, fsm.TableTombstone, fsm.TableOrphan} {
+			w.On(t, n.ID)
+		}
+		return st.TableIndex(fsm.TableNode, fsm.TablePlacement, fsm.TableMigration, fsm.TableTombstone, fsm.TableOrphan), nil
 	})
+	if err != nil {
+		return nil, err
+	}
+	resp.Drain = s.drainItems(s.fsm.State(), resp.Node)
+	return resp, nil
 }
 
 func (s *Server) nodeList(ctx context.Context, req *api.ListRequest) (*api.NodeListResponse, error) {
@@ -93,7 +105,7 @@ func (s *Server) nodeList(ctx context.Context, req *api.ListRequest) (*api.NodeL
 func nodeStub(st *fsm.State, n *api.Node) *api.NodeStub {
 	out := &api.NodeStub{
 		ID: n.ID, Name: n.Name, Datacenter: n.Datacenter, Address: n.Address, Version: n.Version, Status: n.Status,
-		Eligibility: n.Eligibility, Unreachable: n.Unreachable, Capacity: n.Capacity, Used: st.Used(n.ID),
+		Eligibility: n.Eligibility, Drain: n.Drain, Unreachable: n.Unreachable, Capacity: n.Capacity, Used: st.Used(n.ID),
 		VMs: int32(st.VMsOn(n.ID)), ModifyIndex: n.ModifyIndex,
 	}
 	for _, d := range n.Drivers {

@@ -24,6 +24,7 @@ type schedWorld struct {
 	t      *testing.T
 	loop   *scheduleLoop
 	moves  *moveLoop // nil in most tests
+	drains *drainLoop
 	fsm    *fsm.FSM
 	voters atomic.Int32
 
@@ -44,6 +45,7 @@ func newSchedWorld(t *testing.T) *schedWorld {
 			w.loop.onCommit(i, c)
 			if w.moves != nil {
 				w.moves.onCommit(c)
+				w.drains.onCommit(c)
 			}
 		},
 		OnRestore: func(s *fsm.State) { w.loop.onRestore(s) },

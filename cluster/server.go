@@ -44,6 +44,7 @@ type Server struct {
 	orders     *orderHub
 	sched      *scheduleLoop
 	moves      *moveLoop
+	drains     *drainLoop
 	hash       hashPoint
 	hashWanted chan *fsm.HashPoint // buffered by one
 	moved      movedNodes
@@ -107,6 +108,7 @@ func (s *Server) start(ctx context.Context) error {
 	})
 	s.sched = newScheduleLoop(s.fsm, s.applyOutcome, s.voterCount, s.log)
 	s.moves = newMoveLoop(s.fsm, s.applyOutcome, s.holding, s.sched.move, s.cfg.Now, s.log)
+	s.drains = newDrainLoop(s.fsm, s.applyOutcome, s.cfg.Now, s.log)
 	s.background(s.pump.run)
 	s.background(s.makeHashes)
 	var err error
@@ -230,6 +232,7 @@ func (s *Server) onCommit(index api.Index, changes []fsm.Change) {
 	s.sched.onCommit(index, changes)
 	s.moved.commit(changes)
 	s.moves.onCommit(changes)
+	s.drains.onCommit(changes)
 	for i := range changes {
 		if changes[i].Table == fsm.TableDenied {
 			select {
@@ -260,6 +263,7 @@ func (s *Server) duties() []duty {
 		{"dial-back", s.dutyDialBack},
 		{"schedule", s.sched.run},
 		{"migrations", s.moves.run},
+		{"drains", s.drains.run},
 		{"images", s.dutyImages},
 		{"recovery", s.dutyRecovery},
 		{"tokens", s.dutyTokens},

@@ -75,6 +75,14 @@ func Format(s *api.VMSpec) []byte {
 		c.text("interval", durationText(s.Restart.Interval), durationText(def.Restart.Interval))
 		c.text("delay", durationText(s.Restart.Delay), durationText(def.Restart.Delay))
 	}
+	if m := s.Migration; !m.IsZero() {
+		c := w.block("migration")
+		c.text("mode", m.Mode, "")
+		c.text("max_downtime", durationText(m.MaxDowntime), "")
+		c.text("downtime_limit", durationText(m.DowntimeLimit), "")
+		c.bool("auto_converge", m.AutoConverge)
+		c.bool("warm_fallback", m.WarmFallback)
+	}
 	return hclwrite.Format(file.Bytes())
 }
 

@@ -144,6 +144,13 @@ EOT
     delay = "2s"
   }
   ha { policy = "restart" }
+  migration {
+    mode = "warm"
+    max_downtime = "500ms"
+    downtime_limit = "2s"
+    auto_converge = true
+    warm_fallback = true
+  }
   protection = var.on ? false : true
   stop_timeout = "5m"
 }`, "on", "true", "image", "arch")
@@ -168,6 +175,7 @@ EOT
 		Restart:     api.RestartPolicy{Policy: "always", Attempts: 9, Interval: api.Duration(time.Hour), Delay: api.Duration(2 * time.Second)},
 		HA:          api.HAPolicy{Policy: api.HARestart},
 		StopTimeout: api.Duration(5 * time.Minute),
+		Migration:   api.MigrationPolicy{Mode: "warm", MaxDowntime: api.Duration(500 * time.Millisecond), DowntimeLimit: api.Duration(2 * time.Second), AutoConverge: true, WarmFallback: true},
 	}, got)
 }
 
@@ -407,6 +415,7 @@ func TestFormatAndParseAreInverse(t *testing.T) {
 			Restart:     api.RestartPolicy{Attempts: rapid.Int32Range(0, 5).Draw(t, "att"), Delay: api.Duration(rapid.Int64Range(0, int64(2*time.Hour)).Draw(t, "delay"))},
 			HA:          api.HAPolicy{Policy: rapid.SampledFrom([]string{"", "none"}).Draw(t, "ha")},
 			Protection:  rapid.Bool().Draw(t, "prot"),
+			Migration:   api.MigrationPolicy{Mode: rapid.SampledFrom([]string{"", "live", "stop"}).Draw(t, "move"), MaxDowntime: api.Duration(rapid.Int64Range(0, int64(time.Minute)).Draw(t, "downtime")), AutoConverge: rapid.Bool().Draw(t, "conv")},
 			StopTimeout: api.Duration(rapid.SampledFrom([]time.Duration{0, time.Second, time.Hour, 90 * time.Minute, time.Hour + time.Second}).Draw(t, "stop")),
 		}
 		if len(s.CloudInit.UserData) == 0 {
