@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"os/user"
-	"path/filepath"
 	"strconv"
 	"sync/atomic"
 
@@ -53,21 +52,16 @@ func guestOwner(h *Hypervisor) (uid, gid int, err error) {
 	return -1, -1, nil
 }
 
-// migrateDir holds the sockets of migrations. -dev has nobody to agree with.
-func (c *Config) migrateDir() string {
-	if c.Dev && c.Client.MigrateDir == "" {
-		return filepath.Join(c.DataDir, "migrate")
-	}
-	return cmp.Or(c.Client.MigrateDir, migrate.DefaultDir)
-}
-
-// openMoves makes this node's end of the tunnels.
+// openMoves makes this node's end of the tunnels; nil with -dev.
 func (a *Agent) openMoves(m *clientMode) (client.Tunnels, error) {
+	if a.cfg.Dev {
+		return nil, nil // there is nobody to move guests to
+	}
 	uid, gid, err := guestOwner(a.cfg.Client.Hypervisor)
 	if err != nil {
 		return nil, err
 	}
-	c := migrate.Config{Dir: a.cfg.migrateDir(), UID: uid, GID: gid, Logger: a.log.Logger}
+	c := migrate.Config{Dir: cmp.Or(a.cfg.Client.MigrateDir, migrate.DefaultDir), UID: uid, GID: gid, Logger: a.log.Logger}
 	if a.server != nil {
 		c.Dial = a.server.DialTunnel
 	} else {

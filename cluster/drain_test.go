@@ -306,7 +306,7 @@ func TestANodeIsDrainedThroughTheServers(t *testing.T) {
 	r.vm("db", "running")
 	mustCall[api.NodeResponse](r, "Node.Update", &api.NodeUpdate{Key: "n2", Eligibility: api.Eligible})
 	for _, n := range ns {
-		n.stuck(api.MigrationCopying)
+		n.upTo(api.MigrationCopying)
 	}
 	got := mustCall[api.NodeResponse](r, "Node.Drain", &api.NodeDrainRequest{Key: "n1", Deadline: api.Duration(time.Hour)})
 	must.True(t, got.Node.Drain.Active())
@@ -331,7 +331,7 @@ func TestANodeIsDrainedThroughTheServers(t *testing.T) {
 	// The next leader goes on with it.
 	must.NoError(t, r.leader().Close())
 	for _, n := range ns {
-		n.stuck()
+		n.upTo()
 	}
 	ns[0].says(m, api.EndCopying)
 	ns[1].says(m, api.EndComplete)

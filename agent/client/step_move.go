@@ -204,8 +204,14 @@ func (m *machine) decideIn(e env, out *output) (op, bool) {
 		return m.receive(e, out)
 	case api.MigrationAborting:
 		if !v.Kill {
-			if !m.Alive && !v.Attested && m.ready(opMoveAttest, e, out) {
-				return opMoveAttest, true
+			switch {
+			case m.Alive:
+			case !v.Attested:
+				if m.ready(opMoveAttest, e, out) {
+					return opMoveAttest, true
+				}
+			case !v.Made && !v.Seen && !v.Clean: // there never was anything
+				return m.cleanMove(e, out)
 			}
 			return opNone, true
 		}

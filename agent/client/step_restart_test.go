@@ -181,3 +181,50 @@ func TestAClockThatIsSetBack(t *testing.T) {
 	must.Eq(t, opNone, s.do(event{kind: evTick}))
 	must.Eq(t, opPrepare, s.wakes(maxDelay))
 }
+
+// A start that the agent before had begun may still come for a while.
+func TestAStartOfTheAgentBeforeIsDoubted(t *testing.T) {
+	begun := func() *script {
+		r := running(t).m.record
+		r.Phase, r.State = phaseStart, api.StateStarting
+		s := &script{t: t, m: newMachine(r, true), e: env{now: api.Time(time.Hour), boot: "b1"}}
+		must.Eq(t, opNone, s.see(dom{kind: domAbsent, exit: "shutdown"}))
+		must.Eq(t, api.StateUnknown, s.m.report().State)
+		return s
+	}
+	s := begun()
+	must.Eq(t, opNone, s.order(runOrder()))
+	must.Eq(t, opNone, s.after(4*time.Second))
+	must.Eq(t, opNone, s.see(dom{kind: domAbsent})) // too soon after the first
+	must.Eq(t, opInspect, s.wakes(6*time.Second))
+	must.Eq(t, opNone, s.see(dom{kind: domAbsent, exit: "shutdown"}))
+	must.Eq(t, reasonStartLost, s.m.Reason)
+	must.Eq(t, opPrepare, s.wakes(time.Second))
+	must.Eq(t, 0, s.m.Restarts)
+
+	s = begun() // nor is its absence attested
+	must.Eq(t, opNone, s.order(api.Order{VMID: api.ID{1}, Stop: true, Epoch: 1, Index: 20}))
+	must.Eq(t, opInspect, s.wakes(10*time.Second))
+	must.Eq(t, opNone, s.done(resUnknown)) // the second look must be one
+	must.Eq(t, opInspect, s.wakes(time.Second))
+	must.Eq(t, opAttest, s.see(dom{kind: domAbsent}))
+
+	s = begun() // it comes
+	s.order(runOrder())
+	must.Eq(t, opNone, s.see(dom{kind: domRunning, epoch: 1}))
+	must.Eq(t, api.StateRunning, s.m.State)
+	must.Eq(t, opInspect, s.do(event{kind: evLook, hint: "crashed"}))
+	must.Eq(t, opNone, s.see(dom{kind: domAbsent}))
+	must.Eq(t, api.StateStarting, s.m.State)
+
+	s = begun()
+	s.e.now -= api.Time(time.Minute) // a clock that is set back makes it no longer
+	must.Eq(t, opNone, s.do(event{kind: evTick}))
+	must.Eq(t, s.e.now+api.Time(doubtTime), s.out.wake)
+
+	r := running(t).m.record // after a reboot of the host nothing of it is left
+	r.Phase = phaseStart
+	s = &script{t: t, m: newMachine(r, true), e: env{now: api.Time(time.Hour), boot: "b2"}}
+	s.see(dom{kind: domAbsent})
+	must.Eq(t, reasonHostReboot, s.m.Reason)
+}

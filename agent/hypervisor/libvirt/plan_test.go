@@ -103,7 +103,7 @@ func TestRetargetRefusesAnotherMachine(t *testing.T) {
 		"firmware":  func(m *hypervisor.Machine) { m.Firmware = api.FirmwareBIOS },
 		"kernel":    func(m *hypervisor.Machine) { m.Kernel = "/k" },
 		"format":    func(m *hypervisor.Machine) { m.Disks[1].Format = "qcow2" },
-		"read-only": func(m *hypervisor.Machine) { m.Disks[1].ReadOnly = true },
+		"read-only": func(m *hypervisor.Machine) { m.Disks[0].ReadOnly = true },
 		"bus":       func(m *hypervisor.Machine) { m.Disks[1].Bus = "virtio" },
 		"seed":      func(m *hypervisor.Machine) { m.Seed = "" },
 		"one more": func(m *hypervisor.Machine) {
