@@ -109,6 +109,7 @@ POST /v1/migration/{key}/cancel
 GET /v1/nodes
 GET PUT DELETE /v1/node/{key}
 GET /v1/node/{key}/stats
+PUT /v1/node/{key}/drain
 GET /v1/placements
 GET /v1/placement/{key}
 GET POST /v1/volumes
