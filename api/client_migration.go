@@ -84,12 +84,9 @@ func (m MigrationsClient) Watch(ctx context.Context, key string, q *QueryOptions
 		for {
 			r, err := m.Get(ctx, key, &next)
 			if err != nil {
-				switch CodeOf(err) {
-				case CodeUnreachable, CodeNoLeader, CodeRateLimited:
-					if time.Since(heard) < watchPatience && wait(ctx, watchRetry) {
-						next.MinIndex, next.Wait = 0, 0
-						continue
-					}
+				if retriable(err) && time.Since(heard) < watchPatience && wait(ctx, watchRetry) {
+					next.MinIndex, next.Wait = 0, 0
+					continue
 				}
 				yield(nil, err)
 				return
@@ -106,6 +103,15 @@ func (m MigrationsClient) Watch(ctx context.Context, key string, q *QueryOptions
 			key, next.MinIndex, next.Wait = r.Migration.ID.String(), r.Migration.ModifyIndex, watchStep
 		}
 	}
+}
+
+// retriable reports whether a read that failed may succeed in a moment.
+func retriable(err error) bool {
+	switch CodeOf(err) {
+	case CodeUnreachable, CodeNoLeader, CodeRateLimited:
+		return true
+	}
+	return false
 }
 
 // wait waits, and reports whether ctx is still alive.

@@ -15,7 +15,8 @@ const (
 	drainAttempts = 3                // moves of one VM in one drain
 	drainRetry    = 10 * time.Second // before the next one, times the number of those that failed
 	drainTick     = time.Second
-	drainQueue    = 64 // moves of a node that wait in the queue at once
+	drainRate     = 16 * api.MiB // in a second: what a move must give at least
+	drainQueue    = 64           // moves of a node that wait in the queue at once
 )
 
 // drainPlan is what follows for a node that is to be empty. It is made of the
@@ -190,9 +191,22 @@ func (d *drainer) move(vm *api.VM, p *api.Placement, m *api.Migration) {
 	}
 	d.queued++
 	m.VMID, m.Cause, m.Priority = vm.ID, api.CauseDrain, vm.Spec.Priority
+	m.Options.Timeout = d.timeout(vm)
 	m.Options.Fill(&vm.Spec.Migration)
 	d.plan.moves = append(d.plan.moves, m)
 	d.item(p, api.DrainQueued, "its move is about to be queued")
+}
+
+// timeout gives a large VM more than the default: nobody is there to ask for it.
+func (d *drainer) timeout(vm *api.VM) api.Duration {
+	size := vm.Spec.Memory
+	for _, v := range d.st.DiskVolumes(vm) {
+		if v != nil && !v.NodeID.IsZero() {
+			size += v.Size
+		}
+	}
+	t := api.Duration(size/drainRate) * api.Duration(time.Second)
+	return min(max(t, api.DefaultMigrationTimeout), api.MaxMigrationTimeout)
 }
 
 // elsewhere tells about what is on the node though no placement says so, and

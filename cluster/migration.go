@@ -18,6 +18,7 @@ const (
 	progressTimeout = time.Second      // for the source's word on how far it is
 	measureTimeout  = 15 * time.Second // for a forecast's measurements
 	cancelRetries   = 5
+	progressKept    = time.Minute // the source is asked how it went for so long
 )
 
 var migrationKind = &kindOf[*api.Migration]{
@@ -53,8 +54,9 @@ func (s *Server) migrationCreate(ctx context.Context, req *api.MigrationCreate) 
 	}
 	out := &api.MigrationCreated{}
 	if p != nil && st.MigrationOf(vm.ID) == nil && fsm.Movable(vm, p, m.Mode) == nil {
-		if out.Explanation, err = s.moveRefused(st, vm, m); err != nil {
-			return s.createdBefore(ctx, err)
+		// What was done before, under the same key, is answered again.
+		if out.Explanation, err = s.moveRefused(st, vm, m); err != nil && !st.Remembers(s.meta(ctx).Idem) {
+			return nil, err
 		}
 	}
 	res, err := s.Apply(ctx, &fsm.MigrationCreate{Migration: *m})
@@ -62,22 +64,6 @@ func (s *Server) migrationCreate(ctx context.Context, req *api.MigrationCreate) 
 		return nil, err
 	}
 	out.Index, out.Replayed, out.Migration = res.Index, res.Replayed, shown(value[*api.Migration](res))
-	return out, nil
-}
-
-// createdBefore answers a request that cannot be carried out now but may have
-// been before, under the same idempotency key.
-func (s *Server) createdBefore(ctx context.Context, refused error) (*api.MigrationCreated, error) {
-	if api.CallFrom(ctx).IdempotencyKey == "" {
-		return nil, refused
-	}
-	blank := api.Migration{ID: api.NewID(), VMID: api.NewID(), Secret: api.NewID(), Mode: api.MigrateLive, Cause: api.CauseOperator}
-	res, err := s.Apply(ctx, &fsm.MigrationCreate{Migration: blank})
-	if err != nil || !res.Replayed {
-		return nil, refused
-	}
-	out := &api.MigrationCreated{Migration: shown(value[*api.Migration](res))}
-	out.Index, out.Replayed = res.Index, true
 	return out, nil
 }
 
@@ -240,6 +226,10 @@ func (s *Server) migrationGet(ctx context.Context, req *api.GetRequest) (*api.Mi
 func (s *Server) progress(ctx context.Context, m *api.Migration) *api.MigrationProgress {
 	switch m.Phase {
 	case api.MigrationCopying, api.MigrationSwitched, api.MigrationCommitted, api.MigrationAborting:
+	case api.MigrationDone:
+		if s.cfg.Now().Sub(m.EndTime.Time()) > progressKept {
+			return nil
+		}
 	default:
 		return nil
 	}

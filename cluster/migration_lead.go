@@ -217,7 +217,7 @@ func (l *moveLoop) admit(ctx context.Context, m *api.Migration, busy map[api.ID]
 
 // moveQuestion is the question to the scheduler for a migration.
 func moveQuestion(st *fsm.State, vm *api.VM, m *api.Migration, busy map[api.ID]string) scheduler.Move {
-	q := scheduler.Move{VM: vm, Busy: busy}
+	q := scheduler.Move{VM: vm, Cold: m.Mode == api.MigrateCold, Busy: busy}
 	if p := st.Placement(vm.ID); p != nil {
 		q.Leaving = drained(st, p.NodeID)
 	}

@@ -64,7 +64,7 @@ func TestALongHistoryComesInPages(t *testing.T) {
 	const versions = 20
 	for i := range versions {
 		large := bytes.Repeat([]byte{byte('a' + i)}, 256<<10)
-		spec.CloudInit = &api.CloudInit{UserData: large, NetworkConfig: append([]byte("version: 2\n# "), large[:64<<10]...)}
+		spec.CloudInit = &api.CloudInit{UserData: large, NetworkConfig: append([]byte("version: 2\n# "), large[:60<<10]...)}
 		mustCall[api.VMApplied](r, "VM.Apply", &api.VMApply{Spec: spec})
 	}
 	q := api.QueryOptions{}

@@ -9,7 +9,7 @@ import (
 )
 
 func nodeSpecs() []*spec {
-	return []*spec{
+	return append([]*spec{
 		{
 			name: "node list", synopsis: "list the nodes",
 			examples: []string{"novacron node list", "novacron node list -filter 'status == \"ready\"'"},
@@ -34,12 +34,6 @@ func nodeSpecs() []*spec {
 			build:    simple(with(nodeStats)),
 		},
 		{
-			name: "node eligibility", args: "NODE", min: 1, max: 1, synopsis: "let the scheduler use a node, or not",
-			long:     "VMs that are on the node stay there.",
-			examples: []string{"novacron node eligibility -disable n1", "novacron node eligibility -enable n1"},
-			build:    nodeEligibility,
-		},
-		{
 			name: "node update", args: "NODE", min: 1, max: 1, synopsis: "change the overcommit ratios of a node",
 			examples: []string{"novacron node update n1 -cpu-ratio 8 -memory-ratio 1"},
 			build: func(f *flags) func(*call) error {
@@ -57,7 +51,7 @@ func nodeSpecs() []*spec {
 		denySpec("deny", "forbid a node to connect", false),
 		denySpec("allow", "allow a node to connect again", true),
 		deleteSpec("node", "forget a node that left or is lost and holds nothing", func(cl *api.Client) deleter { return cl.Nodes() }),
-	}
+	}, nodeDrainSpecs()...)
 }
 
 // denySpec is a verb that changes whether a node may connect.
@@ -97,7 +91,7 @@ func nodeList(f *flags) func(*call) error {
 		return c.out.show(nodes, func() error {
 			t := c.out.table("NAME", "STATUS", "ELIGIBLE", "DC", "CPU", "MEMORY", "VMS", "DRIVERS", "ADDRESS", "VERSION", "NOTE")
 			for _, n := range nodes {
-				t.row(n.Name, c.out.state(string(n.Status)), yes(n.Eligibility == api.Eligible), n.Datacenter,
+				t.row(n.Name, c.out.state(string(n.Status)), eligible(n.Eligibility, n.Drain), n.Datacenter,
 					bar(float64(n.Used.CPU), float64(n.Capacity.CPU), 10), bar(float64(n.Used.Memory), float64(n.Capacity.Memory), 10),
 					fmt.Sprint(n.VMs), orDash(strings.Join(n.Drivers, " ")), n.Address, n.Version, clip(n.Unreachable, 50))
 			}
@@ -130,7 +124,10 @@ func showNode(o *output, r *api.NodeResponse, now time.Time) error {
 	f.add("Datacenter", n.Datacenter)
 	f.add("Status", o.state(string(n.Status))+" since "+age(n.StatusTime, now))
 	f.add("Note", n.StatusNote)
-	f.add("Eligible", yes(n.Eligibility == api.Eligible))
+	f.add("Eligible", eligible(n.Eligibility, n.Drain))
+	if d := n.Drain; d != nil {
+		f.add("Drain", drainText(d, now))
+	}
 	if n.Unreachable != "" {
 		f.add("Unreachable", o.paint("31", n.Unreachable))
 	}
@@ -166,6 +163,9 @@ func showNode(o *output, r *api.NodeResponse, now time.Time) error {
 	if err := t.write("None."); err != nil {
 		return err
 	}
+	if err := showDrain(o, r); err != nil {
+		return err
+	}
 	o.section("VMs")
 	t = o.table("VM", "STATE", "CPU", "MEMORY", "EPOCH", "SINCE")
 	for _, p := range r.Placements {
@@ -197,21 +197,6 @@ func nodeStats(c *call, cl *api.Client) error {
 		f.add("Up", span(s.Uptime.D()))
 		f.write()
 		return nil
-	})
-}
-
-func nodeEligibility(f *flags) func(*call) error {
-	on := f.Bool("enable", false, "the scheduler may use the node")
-	off := f.Bool("disable", false, "the scheduler may not use the node")
-	return with(func(c *call, cl *api.Client) error {
-		if *on == *off {
-			return usagef("give one of -enable and -disable")
-		}
-		u := &api.NodeUpdate{Key: c.args[0], Eligibility: api.Eligible}
-		if *off {
-			u.Eligibility = api.Ineligible
-		}
-		return nodeUpdate(c, cl, u)
 	})
 }
 

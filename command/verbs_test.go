@@ -250,9 +250,9 @@ func TestNamespacesNetworksPoolsAndVolumes(t *testing.T) {
 
 func TestNodesAndTheScheduler(t *testing.T) {
 	c := atDev(t)
-	must.StrContains(t, c.ok("node", "eligibility", "-disable", "dev"), "ineligible")
+	must.StrContains(t, c.ok("node", "cordon", "dev"), "dev takes nothing new")
 	must.StrContains(t, c.ok("node", "list"), "no")
-	must.StrContains(t, c.ok("node", "eligibility", "-enable", "dev"), "eligible")
+	must.StrContains(t, c.ok("node", "uncordon", "-self"), "dev is used again")
 	must.StrContains(t, c.ok("node", "update", "dev", "-cpu-ratio", "8"), "CPU x 8")
 	must.StrContains(t, c.ok("node", "status"), "dev")
 	must.StrContains(t, c.ok("node", "stats", "dev"), "Load")

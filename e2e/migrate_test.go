@@ -135,11 +135,11 @@ func TestAKilledAgentInTheMiddleOfAMoveLosesNothing(t *testing.T) {
 	born := nonce(t, ctx, "survivor")
 	for _, victim := range []string{s.Node, elsewhere(s.Node)} {
 		t.Logf("kill -9 of the agent of %s", victim)
-		cli(t, ctx, "vm", "migrate", "-detach", "-bandwidth", "4MiB", "-compress", "none", "survivor")
 		must.NoError(t, lab.Until(ctx, func() error {
 			var r api.MigrationResponse
-			if err := cluster.JSON(ctx, &r, "migration", "status", "survivor"); err != nil {
-				return err
+			if err := cluster.JSON(ctx, &r, "migration", "status", "survivor"); err != nil || !r.Migration.Phase.Active() {
+				_, err := cluster.CLI(ctx, "vm", "migrate", "-detach", "-bandwidth", "2MiB", "-compress", "none", "survivor")
+				return fmt.Errorf("begun (%v)", err)
 			}
 			if r.Migration.Phase != api.MigrationCopying || r.Progress == nil {
 				return fmt.Errorf("the migration is %s", r.Migration.Phase)

@@ -220,6 +220,12 @@ func nodeEvent(e *api.Event, old, v *api.Node, _ *State) any {
 		case old.Status != v.Status:
 			e.Type = string(v.Status)
 			what += " is"
+		case !old.Drain.Active() && v.Drain.Active():
+			e.Type = "draining"
+			what += " is"
+		case old.Drain.Active() && v.Drain != nil && !v.Drain.Active():
+			e.Type = "drained"
+			what += " is"
 		case old.Eligibility != v.Eligibility:
 			e.Type = string(v.Eligibility)
 			what += " is"

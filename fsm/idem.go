@@ -58,6 +58,12 @@ func (s *State) Answered(k *IdemKey) bool {
 	return rec != nil && rec.Err == nil && rec.Time > s.meta.Time-api.Time(IdemTTL) && string(rec.Body) == string(k.BodyHash)
 }
 
+// Remembers reports whether the answer to a write under this key is kept, so that
+// the write may be proposed again though it is not possible any more.
+func (s *State) Remembers(k *IdemKey) bool {
+	return k != nil && s.idems.get(string(idemKey(k))) != nil
+}
+
 // answer gives the first answer again, with the noun as it is now.
 func (tx *Txn) answer(rec *IdemRecord) *Result {
 	res := &Result{Index: rec.Index, Err: rec.Err, Replayed: true}

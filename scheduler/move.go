@@ -20,6 +20,8 @@ const canMigrate = "migrate"
 // Move asks where a VM that is placed may be moved. Its local disks move along.
 type Move struct {
 	VM *api.VM
+	// Cold: the VM is stopped and boots anew, so that CPUs need not agree.
+	Cold bool
 	// To is the only node that will do, also when it is cordoned; zero: any.
 	To api.ID
 	// Leaving: all VMs leave the node, so that those that have to be together
@@ -130,7 +132,7 @@ func (m *mover) verdict(i int32, n *api.Node) (failed, reason string) {
 	if failed, reason = m.e.verdict(&r, i, n); failed != "" && failed != FailDisk && failed != FailMemory && failed != FailCPU {
 		return failed, reason
 	}
-	if why := canTake(m.e.cols.nodes[m.home], n, &m.q.VM.Spec); why != "" {
+	if why := canTake(m.e.cols.nodes[m.home], n, &m.q); why != "" {
 		return FailMigrate, why
 	}
 	if failed == "" && m.q.Busy[n.ID] != "" {
@@ -146,7 +148,7 @@ func (m *mover) score(i int32) float64 {
 
 // canTake says why a guest that runs on one node cannot go on on another, as far
 // as their hypervisors and CPUs decide it.
-func canTake(from, to *api.Node, spec *api.VMSpec) string {
+func canTake(from, to *api.Node, q *Move) string {
 	reason := ""
 	for i := range from.Drivers {
 		d := &from.Drivers[i]
@@ -157,10 +159,12 @@ func canTake(from, to *api.Node, spec *api.VMSpec) string {
 		switch {
 		case k < 0:
 			reason = fmt.Sprintf("has no healthy driver %s that moves guests", d.Name)
+		case q.Cold:
+			return ""
 		case to.Drivers[k].Acceleration != d.Acceleration:
 			reason = fmt.Sprintf("runs guests with %s, node %s with %s", to.Drivers[k].Acceleration, from.Name, d.Acceleration)
 		default:
-			return sameCPU(from, to, spec)
+			return sameCPU(from, to, &q.VM.Spec)
 		}
 	}
 	if reason == "" {

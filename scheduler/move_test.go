@@ -119,6 +119,8 @@ func TestAMoveNeedsHypervisorsThatAgree(t *testing.T) {
 	must.True(t, x.Chosen.IsZero())
 	must.Eq(t, FailMigrate, on(4).Failed)
 	must.StrContains(t, on(4).Reason, `has cpu.model = "epyc"`)
+	x, _ = w.move(Move{Cold: true}, host)
+	must.Eq(t, id('n', 3), x.Chosen, must.Sprint("it boots anew there"))
 	still := w.runs(w.vm(3, nil), id('n', 2))
 	_, on = w.move(Move{}, still)
 	must.StrContains(t, on(4).Reason, "node n2, where the VM is, has no healthy driver")

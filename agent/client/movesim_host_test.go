@@ -337,6 +337,9 @@ func (n *simNode) cut(j *simJob, why string) {
 	if !j.finished {
 		n.peer.d = dom{kind: domAbsent, exit: "failed"}
 		n.peer.event()
+		if n.w.chance(4) {
+			n.late()
+		}
 	}
 	switch {
 	case n.d.kind == domAbsent:
@@ -351,6 +354,25 @@ func (n *simNode) cut(j *simJob, why string) {
 		return
 	}
 	n.ended(j, resFailed, why)
+}
+
+// late: the destination's hypervisor was told to begin before the cut, and comes
+// to it after its agent has proved that nothing is there.
+func (n *simNode) late() {
+	d := dom{kind: domPaused, reason: hypervisor.ReasonIncoming, epoch: n.d.epoch}
+	n.w.at(api.Time(n.w.rng.Int64N(int64(4*second))), func() {
+		if n.peer.d.kind != domAbsent || n.job != nil {
+			return
+		}
+		n.peer.d = d
+		n.peer.event()
+		n.w.at(10*second, func() {
+			if n.peer.d == d && n.job == nil {
+				n.peer.d = dom{kind: domAbsent, exit: "failed"}
+				n.peer.event()
+			}
+		})
+	})
 }
 
 // ended tells the agent that waits for a copy.

@@ -237,6 +237,13 @@ func (m *machine) decideIn(e env, out *output) (op, bool) {
 func (m *machine) receive(e env, out *output) (op, bool) {
 	v := &m.Move
 	switch {
+	case m.Alive && !m.arriving():
+		// An earlier move's: the hypervisor was still at it when its absence was
+		// attested. It has never run and never will.
+		if m.ready(opDestroy, e, out) {
+			return opDestroy, true
+		}
+		return opNone, true
 	case v.Failed:
 		if !m.Alive && !v.Attested && m.ready(opMoveAttest, e, out) {
 			return opMoveAttest, true
@@ -328,7 +335,7 @@ func (m *machine) seenMove() {
 		return
 	}
 	v.Attested = false
-	if m.foreign() {
+	if m.arriving() {
 		v.Seen = true
 	}
 }

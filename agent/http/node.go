@@ -22,6 +22,12 @@ func nodeRoutes() []Route {
 			handle: writeOf[api.NodeUpdate, api.NodeResponse](func(r *http.Request, u *api.NodeUpdate) error { return keyFrom(r, "key", &u.Key) }),
 		},
 		{
+			Name: "node.drain", Method: "PUT", Path: "/v1/node/{key}/drain", RPC: "Node.Drain", Capability: "node:write",
+			Summary: "Empty a node: its VMs are moved, each by its own policy, and it takes nothing new. node.get tells how far it is. With cancel it is used again.",
+			Request: api.NodeDrainRequest{}, Response: api.NodeResponse{},
+			handle: writeOf[api.NodeDrainRequest, api.NodeResponse](func(r *http.Request, d *api.NodeDrainRequest) error { return keyFrom(r, "key", &d.Key) }),
+		},
+		{
 			Name: "node.delete", Method: "DELETE", Path: "/v1/node/{key}", RPC: "Node.Delete", Capability: "node:write",
 			Summary: "Forget a node that left or is lost and holds nothing.", Response: api.WriteMeta{}, Params: []Param{paramCheck, paramForce}, handle: deleteOf,
 		},

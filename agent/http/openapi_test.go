@@ -111,6 +111,7 @@ GET PUT DELETE /v1/node/{key}
 GET /v1/node/{key}/stats
 POST /v1/node/{key}/fence
 PUT /v1/node/{key}/deny
+PUT /v1/node/{key}/drain
 GET /v1/placements
 GET /v1/placement/{key}
 GET POST /v1/volumes

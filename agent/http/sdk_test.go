@@ -69,6 +69,7 @@ func TestSDKRoundTrip(t *testing.T) {
 	power := &api.VMPower{Namespace: "team-a", Key: "web", Action: "stop", Force: true}
 	revert := &api.VMRevert{Namespace: "team-a", Key: "web", Version: 3}
 	move := &api.MigrationCreate{Namespace: "team-a", VM: "web", To: "n2", Mode: api.MigrateWarm, DryRun: true, Priority: 9, Options: api.MigrationOptions{Bandwidth: api.MiB, Compress: "zstd"}}
+	drain := &api.NodeDrainRequest{Key: "web", Mode: api.MaintenanceMode, Deadline: api.Duration(time.Hour), Force: true}
 	update := &api.NodeUpdate{Key: "web", Eligibility: api.Ineligible}
 	rows := []row{
 		{"vms list", "VM.List", list, &api.VMListResponse{QueryMeta: meta, Items: []*api.VMStub{{ID: id, Name: "web"}}}, func(ctx context.Context, c *api.Client) (any, error) { return c.VMs().List(ctx, q) }},
@@ -94,6 +95,7 @@ func TestSDKRoundTrip(t *testing.T) {
 		{"nodes list", "Node.List", bare, &api.NodeListResponse{QueryMeta: meta, Items: []*api.NodeStub{{ID: id, Name: "n1"}}}, func(ctx context.Context, c *api.Client) (any, error) { return c.Nodes().List(ctx, &noNS) }},
 		{"node get", "Node.Get", &gn, &api.NodeResponse{QueryMeta: meta, Node: &api.Node{ID: id}}, func(ctx context.Context, c *api.Client) (any, error) { return c.Nodes().Get(ctx, "web", nil) }},
 		{"node stats", "Node.Stats", &gn, &api.NodeStatsResponse{QueryMeta: meta, Stats: &api.NodeStats{NodeID: id}}, func(ctx context.Context, c *api.Client) (any, error) { return c.Nodes().Stats(ctx, "web", nil) }},
+		{"node drain", "Node.Drain", drain, &api.NodeResponse{QueryMeta: meta, Node: &api.Node{ID: id, Drain: &api.NodeDrain{Mode: api.DrainMode}}, Drain: []api.DrainItem{{VMID: id, State: api.DrainWaits}}}, func(ctx context.Context, c *api.Client) (any, error) { return c.Nodes().Drain(ctx, drain, nil) }},
 		{"node update", "Node.Update", update, &api.NodeResponse{QueryMeta: meta, Node: &api.Node{ID: id}}, func(ctx context.Context, c *api.Client) (any, error) { return c.Nodes().Update(ctx, update, nil) }},
 		{"node delete", "Node.Delete", delBare, &wm, func(ctx context.Context, c *api.Client) (any, error) {
 			return c.Nodes().Delete(ctx, bareDelete(delQ), nil)
