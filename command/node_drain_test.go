@@ -77,7 +77,9 @@ func TestADrainThatCannotEndSaysWhatIsLeft(t *testing.T) {
 	c, s := atScript(t, map[string][]any{"Node.Drain": {drained(active)}, "Node.Get": {drained(active, vmIs("web", api.DrainMoving, "", ""))}})
 	ctx, cancel := context.WithCancel(t.Context())
 	s.then["Node.Get"] = cancel
-	_, errs, code := c.execIn(ctx, "node", "drain", "n1")
+	p := c.start(ctx, "node", "drain", "n1")
+	code := <-p.code
+	errs := p.errs.String()
 	must.Eq(t, exitError, code)
 	must.StrContains(t, errs, "the drain goes on")
 }

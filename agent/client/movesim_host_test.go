@@ -225,6 +225,9 @@ func (n *simNode) effect(o op, m machine, done *event) (result, string) {
 		if n.job != nil {
 			n.cut(n.job, "destroyed")
 		}
+		if j := n.peer.job; j != nil && !j.finished {
+			n.peer.cut(j, "the incoming guest was destroyed")
+		}
 		n.set(dom{kind: domAbsent, exit: "destroyed"})
 	case opPause:
 		n.d.kind, n.d.reason = domPaused, "user"
@@ -248,7 +251,7 @@ func (n *simNode) clean(m machine) (result, string) {
 		if owner == n.id {
 			n.w.violation("%s removes the disk of a VM that it owns", n.name)
 		}
-		if n.d.kind != domAbsent {
+		if n.d.kind != domAbsent && n.d.reason != hypervisor.ReasonIncoming {
 			n.w.violation("%s removes the disk under a guest", n.name)
 		}
 		n.disk = 0
