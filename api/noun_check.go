@@ -336,6 +336,15 @@ func (r *GetRequest) Validate() error {
 }
 
 // Validate checks the query.
+func (r *VMHistoryRequest) Validate() error {
+	var c checks
+	r.QueryOptions.check(&c)
+	r.refuse(&c, NotHistory...)
+	c.key("key", r.Key)
+	return c.err("the query")
+}
+
+// Validate checks the query.
 func (r *EventListRequest) Validate() error {
 	var c checks
 	r.QueryOptions.check(&c)

@@ -43,6 +43,9 @@ var (
 	// NotMembers are those that mean nothing for the members of gossip, which can
 	// be filtered.
 	NotMembers = []string{"index", "wait", "per_page", "next_token", "prefix"}
+	// NotHistory are those that mean nothing for the versions of one noun, which
+	// come in pages.
+	NotHistory = []string{"prefix", "filter"}
 	// NotNow are those that mean nothing where the answer is a sample of the
 	// moment: nothing tells when it changes.
 	NotNow = []string{"index", "wait", "per_page", "next_token", "prefix", "filter"}

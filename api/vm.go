@@ -325,6 +325,12 @@ type VMStatusResponse struct {
 	Events        []*Event `json:"events,omitempty" msg:"events,omitempty"`
 }
 
+// VMHistoryRequest asks for the versions of a VM, page by page.
+type VMHistoryRequest struct {
+	QueryOptions `json:"query" msg:"query,omitempty"`
+	Key          string `json:"key,omitempty" msg:"key,omitempty"`
+}
+
 // VMHistoryResponse lists the versions, newest first.
 type VMHistoryResponse struct {
 	QueryMeta `json:"meta" msg:"meta,omitempty"`

@@ -70,7 +70,7 @@ func TestALongHistoryComesInPages(t *testing.T) {
 	q := api.QueryOptions{}
 	var got []uint64
 	for {
-		h := mustCall[api.VMHistoryResponse](r, "VM.History", &api.GetRequest{Key: "web", QueryOptions: q})
+		h := mustCall[api.VMHistoryResponse](r, "VM.History", &api.VMHistoryRequest{Key: "web", QueryOptions: q})
 		must.LessEq(t, rpc.MaxMessage/2+1<<10, h.Msgsize())
 		for _, v := range h.Items {
 			got = append(got, v.Version)
@@ -82,8 +82,8 @@ func TestALongHistoryComesInPages(t *testing.T) {
 	must.Len(t, versions, got)
 	must.Eq(t, versions, got[0])
 	must.Eq(t, 1, got[versions-1])
-	h := mustCall[api.VMHistoryResponse](r, "VM.History", &api.GetRequest{Key: "web", QueryOptions: api.QueryOptions{PerPage: 2}})
+	h := mustCall[api.VMHistoryResponse](r, "VM.History", &api.VMHistoryRequest{Key: "web", QueryOptions: api.QueryOptions{PerPage: 2}})
 	must.Len(t, 2, h.Items)
-	_, err := call[api.VMHistoryResponse](r, r.leader(), "VM.History", &api.GetRequest{Key: "web", QueryOptions: api.QueryOptions{NextToken: "x"}})
+	_, err := call[api.VMHistoryResponse](r, r.leader(), "VM.History", &api.VMHistoryRequest{Key: "web", QueryOptions: api.QueryOptions{NextToken: "x"}})
 	must.ErrorIs(t, err, code(api.CodeInvalid))
 }

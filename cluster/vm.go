@@ -200,7 +200,7 @@ func stateOf(vm *api.VM, p *api.Placement) string {
 	return string(api.StatePending)
 }
 
-func (s *Server) vmHistory(ctx context.Context, req *api.GetRequest) (*api.VMHistoryResponse, error) {
+func (s *Server) vmHistory(ctx context.Context, req *api.VMHistoryRequest) (*api.VMHistoryResponse, error) {
 	resp := &api.VMHistoryResponse{}
 	return resp, s.query(ctx, &req.QueryOptions, &resp.QueryMeta, func(st *fsm.State, w *fsm.WatchSet) (api.Index, error) {
 		vm, err := findVM(ctx, acl.ReadVM, st, req.Namespace, req.Key)

@@ -53,7 +53,7 @@ func TestAVMLives(t *testing.T) {
 		{Field: "memory", Old: "256 MiB", New: "512 MiB", RestartNeeded: true},
 	}, plan.Diff)
 	mustCall[api.VMApplied](r, "VM.Apply", &api.VMApply{Spec: bigger})
-	hist := mustCall[api.VMHistoryResponse](r, "VM.History", &api.GetRequest{Key: "web"})
+	hist := mustCall[api.VMHistoryResponse](r, "VM.History", &api.VMHistoryRequest{Key: "web"})
 	must.Len(t, 2, hist.Items)
 	must.Eq(t, 2, hist.Items[0].Version)
 	back := mustCall[api.VMApplied](r, "VM.Revert", &api.VMRevert{Key: "web", Version: 1})

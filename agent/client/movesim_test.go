@@ -434,6 +434,7 @@ func TestMigrationSchedules(t *testing.T) {
 	wg.Wait()
 	took := time.Since(begin)
 	t.Logf("%d schedules, %d completed moves, %.0f schedules/s", *simSchedules, moved.Load(), float64(*simSchedules)/took.Seconds())
+	t.Logf("violations: %d", violations.Load())
 	must.Positive(t, moved.Load())
 	must.Zero(t, violations.Load())
 }

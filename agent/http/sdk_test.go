@@ -75,7 +75,7 @@ func TestSDKRoundTrip(t *testing.T) {
 		{"vms list", "VM.List", list, &api.VMListResponse{QueryMeta: meta, Items: []*api.VMStub{{ID: id, Name: "web"}}}, func(ctx context.Context, c *api.Client) (any, error) { return c.VMs().List(ctx, q) }},
 		{"vm get", "VM.Get", &ga, &api.VMResponse{QueryMeta: meta, VM: vm}, func(ctx context.Context, c *api.Client) (any, error) { return c.VMs().Get(ctx, "web", ns) }},
 		{"vm status", "VM.Status", &ga, &api.VMStatusResponse{QueryMeta: meta, VM: vm, State: "running"}, func(ctx context.Context, c *api.Client) (any, error) { return c.VMs().Status(ctx, "web", ns) }},
-		{"vm history", "VM.History", &ga, &api.VMHistoryResponse{QueryMeta: meta, Items: []*api.VMVersion{{VMID: id, Version: 2}}}, func(ctx context.Context, c *api.Client) (any, error) { return c.VMs().History(ctx, "web", ns) }},
+		{"vm history", "VM.History", &api.VMHistoryRequest{Key: ga.Key, QueryOptions: ga.QueryOptions}, &api.VMHistoryResponse{QueryMeta: meta, Items: []*api.VMVersion{{VMID: id, Version: 2}}}, func(ctx context.Context, c *api.Client) (any, error) { return c.VMs().History(ctx, "web", ns) }},
 		{"vm stats", "VM.Stats", &ga, &api.VMStatsResponse{QueryMeta: meta, Stats: &api.VMStats{VMID: id, CPUPercent: 12.5}}, func(ctx context.Context, c *api.Client) (any, error) { return c.VMs().Stats(ctx, "web", ns) }},
 		{"vm apply", "VM.Apply", apply, &api.VMApplied{WriteMeta: wm, VM: vm, Created: true}, func(ctx context.Context, c *api.Client) (any, error) { return c.VMs().Apply(ctx, apply, nil) }},
 		{"vm plan", "VM.Plan", &api.VMPlan{Spec: validSpec()}, &api.VMPlanned{QueryMeta: meta, Create: true, CheckIndex: 3}, func(ctx context.Context, c *api.Client) (any, error) {

@@ -47,8 +47,8 @@ func vmRoutes() []Route {
 			Summary: "Everything a person asks about one VM: where, in which state, and why.", Response: api.VMStatusResponse{}, handle: readOf[api.GetRequest, api.VMStatusResponse](),
 		},
 		{
-			Name: "vm.history", Method: "GET", Path: "/v1/vm/{key}/history", RPC: "VM.History", Capability: "vm:read", Query: true, Without: api.NotOne, Namespaced: true,
-			Summary: "List the versions of a VM's specification.", Response: api.VMHistoryResponse{}, handle: readOf[api.GetRequest, api.VMHistoryResponse](),
+			Name: "vm.history", Method: "GET", Path: "/v1/vm/{key}/history", RPC: "VM.History", Capability: "vm:read", Query: true, Without: api.NotHistory, Namespaced: true,
+			Summary: "List the versions of a VM's specification.", Response: api.VMHistoryResponse{}, handle: readOf[api.VMHistoryRequest, api.VMHistoryResponse](func(r *http.Request, q *api.VMHistoryRequest) error { return keyFrom(r, "key", &q.Key) }),
 		},
 		{
 			Name: "vm.stats", Method: "GET", Path: "/v1/vm/{key}/stats", RPC: "VM.Stats", Capability: "vm:read", Query: true, Without: api.NotNow, Namespaced: true,
