@@ -32,6 +32,7 @@ var floors = map[string][]string{
 	"cluster/rpc":                  {"api", "cluster/acl"},
 	"agent/cloudinit":              {"api"},
 	"agent/fingerprint":            {"api"},
+	"agent/guard":                  {"api"},
 	"agent/hypervisor":             {"api"},
 	"agent/hypervisor/conformance": {"api", "agent/hypervisor"},
 	"agent/hypervisor/libvirt":     {"api", "agent/hypervisor"},
@@ -65,6 +66,7 @@ var floors = map[string][]string{
 var byFile = map[string][]string{
 	"command/agent.go":    {"agent"},
 	"command/config.go":   {"agent"},
+	"command/guard.go":    {"agent/guard"},
 	"command/snapshot.go": {"fsm"},
 }
 
