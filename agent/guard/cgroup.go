@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -22,53 +23,81 @@ const cgroupDepth = 8
 const freezeWait = 2 * time.Millisecond
 
 // openCgroup opens the cgroup of a VM, which must hold process pid, and neither
-// this process nor init. The folder stays open: one that is made later under the
-// same name is another one.
-func openCgroup(path string, pid int) (Killer, error) {
+// this process nor init; it returns its inode, too. The folder stays open: one
+// that is made later under the same name is another one.
+func openCgroup(path string, pid int) (Killer, uint64, error) {
 	if !filepath.IsAbs(path) || filepath.Clean(path) != path {
-		return nil, errors.New("want a clean absolute path")
+		return nil, 0, errors.New("want a clean absolute path")
 	}
-	root, err := os.OpenRoot(path)
-	if err != nil {
+	return withRoot(path, func(root *os.Root) (Killer, error) {
+		g, err := cgroupKiller(root, path)
+		if err != nil {
+			return nil, err
+		}
+		pids, err := members(root, cgroupDepth)
+		switch {
+		case err != nil:
+			return nil, err
+		case !slices.Contains(pids, pid):
+			return nil, fmt.Errorf("it does not hold process %d", pid)
+		case slices.Contains(pids, 1) || slices.Contains(pids, os.Getpid()):
+			return nil, errors.New("it holds more than the VM")
+		}
+		return g, nil
+	})
+}
+
+// reopenCgroup opens a cgroup that was checked before, by its inode, whoever is in
+// it by now. No Killer and no error: it was removed.
+func reopenCgroup(path string, id uint64) (Killer, error) {
+	g, is, err := withRoot(path, func(root *os.Root) (Killer, error) { return cgroupKiller(root, path) })
+	switch {
+	case absent(err):
+		return nil, nil
+	case err != nil:
 		return nil, err
-	}
-	g, err := cgroupKiller(root, path, pid)
-	if err != nil {
-		return nil, errors.Join(err, root.Close())
+	case is != id:
+		return nil, g.Close()
 	}
 	return g, nil
 }
 
-func cgroupKiller(root *os.Root, path string, pid int) (Killer, error) {
+// withRoot opens a folder for f, and closes it again if f fails.
+func withRoot(path string, f func(*os.Root) (Killer, error)) (Killer, uint64, error) {
+	root, err := os.OpenRoot(path)
+	if err != nil {
+		return nil, 0, err
+	}
+	g, err := f(root)
+	var st fs.FileInfo
+	if err == nil {
+		st, err = root.Stat(".")
+	}
+	if err != nil {
+		return nil, 0, errors.Join(err, root.Close())
+	}
+	return g, st.Sys().(*syscall.Stat_t).Ino, nil
+}
+
+// cgroupKiller chooses the means by the kind of cgroup.
+func cgroupKiller(root *os.Root, path string) (Killer, error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(path, &st); err != nil {
 		return nil, os.NewSyscallError("statfs", err)
 	}
-	var g Killer
 	switch int64(st.Type) {
 	case unix.CGROUP2_SUPER_MAGIC:
 		if _, err := root.Stat("cgroup.kill"); err != nil {
-			return nil, errors.New("it has no cgroup.kill: the root, or a kernel before 5.14")
+			return nil, fmt.Errorf("it has no cgroup.kill (the root, or a kernel before 5.14): %w", err)
 		}
-		g = &killGroup{root}
+		return &killGroup{root}, nil
 	case unix.CGROUP_SUPER_MAGIC:
 		if _, err := root.Stat("freezer.state"); err != nil {
-			return nil, errors.New("it has no freezer.state: want a folder of the freezer hierarchy below its root")
+			return nil, fmt.Errorf("it has no freezer.state (the root, or not the freezer hierarchy): %w", err)
 		}
-		g = &freezeGroup{root}
-	default:
-		return nil, errors.New("it is no cgroup")
+		return &freezeGroup{root}, nil
 	}
-	pids, err := members(root, cgroupDepth)
-	switch {
-	case err != nil:
-		return nil, err
-	case !slices.Contains(pids, pid):
-		return nil, fmt.Errorf("it does not hold process %d", pid)
-	case slices.Contains(pids, 1) || slices.Contains(pids, os.Getpid()):
-		return nil, errors.New("it holds more than the VM")
-	}
-	return g, nil
+	return nil, errors.New("it is no cgroup")
 }
 
 // absent: the cgroup, or a file in it, was removed.

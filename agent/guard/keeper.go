@@ -152,7 +152,7 @@ func (k *keeper) serve(r *request) answer {
 }
 
 func (k *keeper) arm(r *ArmRequest) *api.Error {
-	m, err := k.open(r.Target, r.UUID)
+	m, err := k.open(&r.Target, r.UUID)
 	if err != nil {
 		return asError(err)
 	}

@@ -10,12 +10,14 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/shoenig/test/must"
+	"golang.org/x/sys/unix"
 
 	"github.com/novacron/novacron/api"
 )
@@ -58,7 +60,7 @@ func newBench(t *testing.T, dir string, limits Limits, wd Watchdog) *bench {
 	b := &bench{t: t, dir: dir, vms: map[api.ID]*fakeKiller{vm1: {}, vm2: {}}, stop: make(chan os.Signal), done: make(chan error, 1)}
 	b.k = &keeper{
 		cfg: Config{Dir: dir, Limits: limits, Watchdog: wd, Stop: b.stop}, log: slog.New(slog.DiscardHandler), means: map[api.ID]means{}, class: ClassLeaseOnly,
-		open: func(t Target, _ api.ID) (means, error) { return means{b.vms[t.VM]}, nil },
+		open: func(t *Target, _ api.ID) (means, error) { return means{b.vms[t.VM]}, nil },
 	}
 	var ctx context.Context
 	ctx, b.end = context.WithCancel(t.Context())
@@ -271,6 +273,37 @@ func TestTooManyConnectionsAreClosed(t *testing.T) {
 		return err == nil
 	})
 	status(t, b.c)
+}
+
+func TestOnlyRootIsServed(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can become somebody else")
+	}
+	b := newBench(t, guardDir(t), Limits{Lease: time.Hour}, nil)
+	path := filepath.Join(b.dir, SocketName)
+	must.NoError(t, os.Chmod(b.dir, 0o711)) // as if somebody had opened the folder
+	must.NoError(t, os.Chmod(path, 0o666))
+	fds := make(chan int, 1)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: this thread has another user, and ends
+		fd := -1
+		if _, _, e := unix.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), 65534, ^uintptr(0)); e == 0 {
+			if s, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0); err == nil && unix.Connect(s, &unix.SockaddrUnix{Name: path}) == nil {
+				fd = s
+			}
+		}
+		fds <- fd
+	}()
+	fd := <-fds
+	must.Positive(t, fd, must.Sprint("connected as nobody"))
+	f := os.NewFile(uintptr(fd), "nobody")
+	defer func() { must.NoError(t, f.Close()) }()
+	answer, err := readFrame(f, maxAnswer)
+	must.NoError(t, err)
+	must.StrContains(t, string(answer), "only root may do this")
+	_, err = readFrame(f, maxAnswer)
+	must.ErrorIs(t, err, io.EOF)
+	must.SliceEmpty(t, status(t, b.c).Armed)
 }
 
 func FuzzRequest(f *testing.F) {

@@ -36,9 +36,10 @@ func (m means) close() {
 }
 
 // openTarget opens a process and its cgroup for an arm request, and checks that
-// they are what they are said to be. uuid, if not zero, must be on the command
-// line. Errors are *api.Error.
-func openTarget(t Target, uuid api.ID) (means, error) {
+// they are what they are said to be; it fills in CgroupID. uuid, if not zero,
+// must be on the command line. Errors are *api.Error.
+func openTarget(t *Target, uuid api.ID) (means, error) {
+	t.CgroupID = 0
 	if t.VM.IsZero() || t.Epoch == 0 || t.Process.PID <= 1 || t.Process.PID == unix.Getpid() || t.Process.Start == 0 {
 		return nil, api.Errorf(api.CodeInvalid, "a VM, an epoch, a process and its start time are needed, and process %d cannot be a VM", t.Process.PID)
 	}
@@ -57,11 +58,12 @@ func openTarget(t Target, uuid api.ID) (means, error) {
 		}
 	}
 	if t.Cgroup != "" {
-		g, err := openCgroup(t.Cgroup, t.Process.PID)
+		g, id, err := openCgroup(t.Cgroup, t.Process.PID)
 		if err != nil {
 			m.close()
 			return nil, api.Errorf(api.CodeInvalid, "cgroup %s: %v", t.Cgroup, err)
 		}
+		t.CgroupID = id
 		m = append(m, g)
 	}
 	return m, nil
@@ -79,20 +81,19 @@ func checkCommand(p *process, uuid api.ID) error {
 	return nil
 }
 
-// adopt opens what a guard before this one had armed. A process that is gone
-// takes its cgroup with it: the folder may be another one's by now. With an error
-// the means are fewer, and still count.
+// adopt opens what a guard before this one had armed. The process may be gone and
+// its cgroup may not be empty. With an error the means are fewer, and still count.
 func adopt(t Target) (means, error) {
 	p, err := openProcess(t.Process)
 	m := means{p}
 	if errors.Is(err, errGone) {
-		return m, nil
+		err = nil
 	}
 	if t.Cgroup == "" {
 		return m, err
 	}
-	g, gerr := openCgroup(t.Cgroup, t.Process.PID)
-	if gerr == nil {
+	g, gerr := reopenCgroup(t.Cgroup, t.CgroupID)
+	if g != nil {
 		m = append(m, g)
 	}
 	return m, errors.Join(err, gerr)

@@ -237,6 +237,32 @@ func TestProcessARestartedGuardTellsWhoHasDiedMeanwhile(t *testing.T) {
 	must.NoError(t, c.Disarm(t.Context(), vm2, 1))
 }
 
+func TestProcessARestartedGuardKillsWhatAProcessThatDiedMeanwhileHasLeft(t *testing.T) {
+	for _, v2 := range []bool{true, false} {
+		t.Run(fmt.Sprintf("v2=%t", v2), func(t *testing.T) {
+			t.Parallel()
+			group := newCgroup(t, v2)
+			vm := guestIn(t, group, "setsid sleep 100000 & wait")
+			eventually(t, "its child is there", func() bool { return count(t, group) == 2 })
+			dir := guardDir(t)
+			k := startGuard(t, childConfig{Dir: dir})
+			r := vm.target(vm1, 1)
+			r.Cgroup = group
+			c, l := dial(t, dir), openLease(t, dir)
+			deadline := armFor(t, c, l, 2*time.Second, r)
+			k.signal(syscall.SIGKILL)
+			k.end()
+			must.NoError(t, vm.cmd.Process.Kill())
+			wait(t, vm.dead, "the death of the VM's process")
+			startGuard(t, childConfig{Dir: dir})
+			p := proven(t, dial(t, dir), vm1)
+			must.True(t, p.Killed)
+			must.GreaterEq(t, deadline, p.At)
+			must.Eq(t, 0, count(t, group))
+		})
+	}
+}
+
 func TestProcessAStateThatCannotBeReadStartsNoGuard(t *testing.T) {
 	t.Parallel()
 	dir := guardDir(t)
@@ -312,4 +338,28 @@ func TestProcessAFrozenGuardIsEndedByTheWatchdog(t *testing.T) {
 	must.ErrorIs(t, err, context.DeadlineExceeded, must.Sprint("how an agent sees that it is frozen"))
 	wait(t, hardware, "the watchdog")
 	vm.killed(t)
+}
+
+func TestProcessKillsTheWholeCgroupAlsoAfterARestart(t *testing.T) {
+	for _, v2 := range []bool{true, false} {
+		t.Run(fmt.Sprintf("v2=%t", v2), func(t *testing.T) {
+			t.Parallel()
+			group := newCgroup(t, v2)
+			vm := guestIn(t, group, "setsid sleep 100000 & wait")
+			eventually(t, "its child is there", func() bool { return count(t, group) == 2 })
+			dir := guardDir(t)
+			k := startGuard(t, childConfig{Dir: dir})
+			r := vm.target(vm1, 1)
+			r.Cgroup = group
+			c, l := dial(t, dir), openLease(t, dir)
+			deadline := armFor(t, c, l, 2*time.Second, r)
+			k.signal(syscall.SIGKILL)
+			k.end()
+			startGuard(t, childConfig{Dir: dir})
+			vm.killed(t)
+			must.GreaterEq(t, deadline, vm.died)
+			proven(t, dial(t, dir), vm1)
+			must.Eq(t, 0, count(t, group), must.Sprint("proven dead is all of it"))
+		})
+	}
 }

@@ -42,7 +42,7 @@ type keeper struct {
 	probed   bool // the watchdog was tried, so that class is known
 	warnings []string
 	// open finds the means to kill; tests put others in its place.
-	open func(t Target, uuid api.ID) (means, error)
+	open func(t *Target, uuid api.ID) (means, error)
 }
 
 // Run guards until it is asked to end while nothing is armed; that is no error.

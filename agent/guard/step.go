@@ -54,6 +54,9 @@ type Target struct {
 	Process Process   `json:"process"`
 	// Cgroup is the folder of the VM's own cgroup (v2, or v1 freezer), or "".
 	Cgroup string `json:"cgroup,omitempty"`
+	// CgroupID is the inode of that folder, which no later one gets in this boot. The
+	// guard fills it in.
+	CgroupID uint64 `json:"cgroup_id,omitempty"`
 }
 
 // Armed is a VM that lives and will be killed at the deadline.
