@@ -6,7 +6,6 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
-	"strconv"
 	"strings"
 	"time"
 
@@ -34,27 +33,60 @@ func bootID() (api.ID, error) {
 	return api.ParseID(strings.TrimSpace(string(b)))
 }
 
-// realtimePriority is above every ordinary thread and below the kernel's own.
-const realtimePriority = 10
+// realtimeBudget is how long a real-time thread may run without waiting for
+// anything before the kernel ends the process: a guard that spins must not take
+// the host with it. The service manager starts the next one.
+const realtimeBudget = time.Second
 
-// harden makes this process hard to delay: all of it in memory, before every
-// ordinary thread, the last to be killed for memory. What is not allowed is told,
-// and is no reason not to guard.
+// harden makes this process hard to delay: before every ordinary thread, in
+// memory, the last to be killed for memory. What is not allowed is told, and is no
+// reason not to guard. It may execute the program anew, so it comes first of all.
 func harden() (warnings []string) {
-	runtime.GOMAXPROCS(min(2, runtime.NumCPU()))
-	debug.SetGCPercent(50)
 	note := func(what string, err error) {
 		if err != nil {
 			warnings = append(warnings, fmt.Sprintf("%s: %v", what, err))
 		}
 	}
+	note("not real-time", realtime())
+	runtime.GOMAXPROCS(min(2, runtime.NumCPU()))
+	debug.SetGCPercent(50)
 	// Memory is locked once it is used, so that it stays small; the program is locked
 	// whole, so that no kill waits for a disk.
 	note("memory is not locked", unix.Mlockall(unix.MCL_CURRENT|unix.MCL_FUTURE|unix.MCL_ONFAULT))
 	note("the program is not locked", lockProgram())
-	note("not real-time", realtime())
 	note("may be killed for memory", os.WriteFile("/proc/self/oom_score_adj", []byte("-1000"), 0))
 	return warnings
+}
+
+// realtime gives SCHED_RR, at the lowest priority, to all threads.
+//
+// Not SCHED_FIFO: Go's runtime has threads that spin until another one of the
+// process has run; of two with one FIFO priority on one CPU the other one never
+// does, and the host hangs. SCHED_RR has a time slice. And not thread by thread:
+// then a real-time one waits for an ordinary one, which a busy host may not let
+// run. So this thread takes the policy and executes the program anew; all threads
+// then have it from the start.
+func realtime() error {
+	attr, err := unix.SchedGetAttr(0, 0)
+	if err != nil {
+		return os.NewSyscallError("sched_getattr", err)
+	}
+	if attr.Policy == unix.SCHED_RR {
+		return nil
+	}
+	usec := uint64(realtimeBudget / time.Microsecond)
+	if err := unix.Setrlimit(unix.RLIMIT_RTTIME, &unix.Rlimit{Cur: usec, Max: usec}); err != nil {
+		return os.NewSyscallError("setrlimit", err)
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	attr = &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_RR, Priority: 1}
+	if err := unix.SchedSetAttr(0, attr, 0); err != nil {
+		return os.NewSyscallError("sched_setattr", err)
+	}
+	err = unix.Exec("/proc/self/exe", os.Args, os.Environ())
+	back := unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_NORMAL}, 0)
+	return errors.Join(os.NewSyscallError("execve", err), os.NewSyscallError("sched_setattr", back))
 }
 
 // lockProgram brings all of the binary into memory and keeps it there: 30 to 40
@@ -78,25 +110,6 @@ func lockProgram() error {
 		}
 		if _, _, errno := unix.Syscall(unix.SYS_MLOCK, from, to-from, 0); errno != 0 {
 			return os.NewSyscallError("mlock", errno)
-		}
-	}
-	return nil
-}
-
-// realtime gives SCHED_FIFO to all threads; those made later inherit it.
-func realtime() error {
-	entries, err := os.ReadDir("/proc/self/task")
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		tid, err := strconv.Atoi(e.Name())
-		if err != nil {
-			return err
-		}
-		attr := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: realtimePriority}
-		if err := unix.SchedSetAttr(tid, &attr, 0); err != nil && !errors.Is(err, unix.ESRCH) {
-			return os.NewSyscallError("sched_setattr", err)
 		}
 	}
 	return nil

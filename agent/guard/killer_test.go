@@ -74,7 +74,7 @@ func TestAProcessIsKilledByItsPidfd(t *testing.T) {
 }
 
 func TestAZombieIsDeadAndAStoppedProcessIsNot(t *testing.T) {
-	cmd := exec.Command("sleep", "100000")
+	cmd := exec.Command("sleep", "600")
 	must.NoError(t, cmd.Start())
 	p, err := FindProcess(cmd.Process.Pid)
 	must.NoError(t, err)
@@ -225,7 +225,7 @@ func TestACgroupIsKilledWhole(t *testing.T) {
 			dir := newCgroup(t, v2)
 			must.NoError(t, os.Mkdir(filepath.Join(dir, "sub"), 0o755))
 			// Children that leave their parent and their session, one in a cgroup below.
-			g := guestIn(t, dir, "setsid sleep 100000 & sleep 100000 & (echo 0 >"+dir+"/sub/cgroup.procs; exec setsid sleep 100000) & wait")
+			g := guestIn(t, dir, "setsid sleep 600 & sleep 600 & (echo 0 >"+dir+"/sub/cgroup.procs; exec setsid sleep 600) & wait")
 			eventually(t, "the children are there", func() bool { return count(t, dir) >= 4 && count(t, dir+"/sub") == 1 })
 			outside := newGuest(t)
 			k, _, err := openCgroup(dir, g.proc.PID)
@@ -249,7 +249,7 @@ func TestAFrozenCgroupIsKilled(t *testing.T) {
 	for _, v2 := range []bool{true, false} {
 		t.Run(fmt.Sprintf("v2=%t", v2), func(t *testing.T) {
 			dir := newCgroup(t, v2)
-			g := guestIn(t, dir, "exec sleep 100000")
+			g := guestIn(t, dir, "exec sleep 600")
 			freeze(t, dir, v2)
 			k, _, err := openCgroup(dir, g.proc.PID)
 			must.NoError(t, err)
@@ -268,7 +268,7 @@ func TestACgroupThatForksAllTheTimeIsKilled(t *testing.T) {
 			// Two lines of succession, each process lives only to start the next one.
 			script := filepath.Join(t.TempDir(), "hydra")
 			must.NoError(t, os.WriteFile(script, []byte("#!/bin/sh\nsh "+script+" &\n"), 0o700))
-			g := guestIn(t, dir, "sh "+script+"; sh "+script+"; exec sleep 100000")
+			g := guestIn(t, dir, "sh "+script+"; sh "+script+"; exec sleep 600")
 			k, _, err := openCgroup(dir, g.proc.PID)
 			must.NoError(t, err)
 			repeat(t, k)
@@ -290,7 +290,7 @@ func TestACgroupIsRefused(t *testing.T) {
 			must.ErrorContains(t, err, "clean absolute path")
 			_, _, err = openCgroup(hierarchy(t, v2), g.proc.PID)
 			must.ErrorContains(t, err, "it has no", must.Sprint("the root"))
-			in := guestIn(t, dir, "exec sleep 100000")
+			in := guestIn(t, dir, "exec sleep 600")
 			k, _, err := openCgroup(dir, in.proc.PID)
 			must.NoError(t, err)
 			must.NoError(t, k.Close())
@@ -303,7 +303,7 @@ func TestACgroupMadeAnewUnderTheNameIsAnotherOne(t *testing.T) {
 	for _, v2 := range []bool{true, false} {
 		t.Run(fmt.Sprintf("v2=%t", v2), func(t *testing.T) {
 			dir := newCgroup(t, v2)
-			old := guestIn(t, dir, "exec sleep 100000")
+			old := guestIn(t, dir, "exec sleep 600")
 			k, id, err := openCgroup(dir, old.proc.PID)
 			must.NoError(t, err)
 			again, err := reopenCgroup(dir, id)
@@ -317,7 +317,7 @@ func TestACgroupMadeAnewUnderTheNameIsAnotherOne(t *testing.T) {
 			must.NoError(t, err)
 			must.Nil(t, again)
 			must.NoError(t, os.Mkdir(dir, 0o755))
-			next := guestIn(t, dir, "exec sleep 100000")
+			next := guestIn(t, dir, "exec sleep 600")
 			again, err = reopenCgroup(dir, id)
 			must.NoError(t, err)
 			must.Nil(t, again)

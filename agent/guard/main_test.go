@@ -30,10 +30,16 @@ type childConfig struct {
 	Kill     time.Duration
 	Watchdog bool // over file descriptor 3
 	Lease    time.Duration
+	// Harden is for the one test of it: tests share their machine.
+	Harden bool
 }
 
 func TestMain(m *testing.M) {
 	if c := os.Getenv(childEnv); c != "" {
+		go func() { // it does not outlive the test, however that ends
+			_, _ = os.Stdin.Read(make([]byte, 1))
+			os.Exit(3)
+		}()
 		var cfg childConfig
 		err := json.Unmarshal([]byte(c), &cfg)
 		if err == nil && cfg.Agent != nil {
@@ -55,8 +61,7 @@ func childGuard(c childConfig) error {
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, syscall.SIGTERM, syscall.SIGINT)
 	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE)
-	// Not hardened: tests share their machine, and real-time is not theirs to take.
-	cfg := Config{Dir: c.Dir, Limits: Limits{Lease: c.Lease, Kill: c.Kill}, Log: os.Stderr, Stop: stop}
+	cfg := Config{Dir: c.Dir, Limits: Limits{Lease: c.Lease, Kill: c.Kill}, Log: os.Stderr, Stop: stop, Harden: c.Harden}
 	if c.Watchdog {
 		cfg.Watchdog = &pipeWatchdog{f: os.NewFile(3, "watchdog")}
 	}
@@ -106,6 +111,8 @@ func start(t *testing.T, c childConfig, files ...*os.File) *child {
 	cmd.Env = append(os.Environ(), childEnv+"="+string(b))
 	cmd.ExtraFiles = files
 	out, err := cmd.StderrPipe()
+	must.NoError(t, err)
+	_, err = cmd.StdinPipe() // open as long as this process lives
 	must.NoError(t, err)
 	must.NoError(t, cmd.Start())
 	k := &child{t: t, cmd: cmd, more: make(chan struct{}), ended: make(chan struct{})}
@@ -202,11 +209,11 @@ type guest struct {
 	died time.Duration // boot time by which it was seen dead
 }
 
-// newGuest runs a command, by default one that sleeps for long.
+// newGuest runs a command, by default one that sleeps for longer than any test.
 func newGuest(t *testing.T, args ...string) *guest {
 	t.Helper()
 	if len(args) == 0 {
-		args = []string{"sleep", "100000"}
+		args = []string{"sleep", "600"}
 	}
 	return runGuest(t, exec.Command(args[0], args[1:]...))
 }

@@ -5,11 +5,15 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/shoenig/test/must"
+	"golang.org/x/sys/unix"
 
 	"github.com/novacron/novacron/api"
 )
@@ -242,7 +246,7 @@ func TestProcessARestartedGuardKillsWhatAProcessThatDiedMeanwhileHasLeft(t *test
 		t.Run(fmt.Sprintf("v2=%t", v2), func(t *testing.T) {
 			t.Parallel()
 			group := newCgroup(t, v2)
-			vm := guestIn(t, group, "setsid sleep 100000 & wait")
+			vm := guestIn(t, group, "setsid sleep 600 & wait")
 			eventually(t, "its child is there", func() bool { return count(t, group) == 2 })
 			dir := guardDir(t)
 			k := startGuard(t, childConfig{Dir: dir})
@@ -286,6 +290,33 @@ func TestProcessAFoldersGuardIsOneAndItsFolderIsItsOwn(t *testing.T) {
 	k := start(t, childConfig{Dir: open})
 	k.says("must be a folder of its own user only")
 	must.Eq(t, 1, k.end())
+}
+
+// SCHED_FIFO once hung the host here: a thread of Go's runtime span for another
+// one that waited behind it.
+func TestProcessHardenedHasATimeSliceAndALimitInAllItsThreads(t *testing.T) {
+	t.Parallel()
+	dir := guardDir(t)
+	k := startGuard(t, childConfig{Dir: dir, Harden: true})
+	s := status(t, dial(t, dir))
+	must.Eq(t, k.cmd.Process.Pid, s.PID, must.Sprint("the same process, though executed anew"))
+	if slices.ContainsFunc(s.Warnings, func(w string) bool { return strings.HasPrefix(w, "not real-time") }) {
+		t.Skipf("not allowed here: %v", s.Warnings)
+	}
+	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", s.PID))
+	must.NoError(t, err)
+	for _, task := range tasks {
+		tid, err := strconv.Atoi(task.Name())
+		must.NoError(t, err)
+		attr, err := unix.SchedGetAttr(tid, 0)
+		must.NoError(t, err)
+		must.Eq(t, unix.SCHED_RR, int(attr.Policy))
+	}
+	var limit unix.Rlimit
+	must.NoError(t, unix.Prlimit(s.PID, unix.RLIMIT_RTTIME, nil, &limit))
+	must.Eq(t, uint64(realtimeBudget/time.Microsecond), limit.Max)
+	k.signal(syscall.SIGTERM)
+	must.Eq(t, 0, k.end())
 }
 
 // The test plays the hardware: it kills "the host" when it is not petted.
@@ -345,7 +376,7 @@ func TestProcessKillsTheWholeCgroupAlsoAfterARestart(t *testing.T) {
 		t.Run(fmt.Sprintf("v2=%t", v2), func(t *testing.T) {
 			t.Parallel()
 			group := newCgroup(t, v2)
-			vm := guestIn(t, group, "setsid sleep 100000 & wait")
+			vm := guestIn(t, group, "setsid sleep 600 & wait")
 			eventually(t, "its child is there", func() bool { return count(t, group) == 2 })
 			dir := guardDir(t)
 			k := startGuard(t, childConfig{Dir: dir})

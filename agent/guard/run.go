@@ -26,7 +26,8 @@ type Config struct {
 	Log io.Writer
 	// Stop asks the guard to end: SIGTERM. It is refused while something is armed.
 	Stop <-chan os.Signal
-	// Harden locks this process in memory and makes it real-time, where allowed.
+	// Harden locks this process in memory and makes it real-time, where allowed; for
+	// that it executes the program anew, with the same arguments.
 	Harden bool
 }
 
@@ -60,6 +61,12 @@ func Run(ctx context.Context, cfg Config) error {
 }
 
 func (k *keeper) run(ctx context.Context) (err error) {
+	if k.cfg.Harden {
+		k.warnings = harden()
+		for _, w := range k.warnings {
+			k.log.Warn("this guard is weaker than it should be", "missing", w)
+		}
+	}
 	if err := os.MkdirAll(k.cfg.Dir, 0o700); err != nil {
 		return err
 	}
@@ -71,12 +78,6 @@ func (k *keeper) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, lock.Close()) }()
-	if k.cfg.Harden {
-		k.warnings = harden()
-		for _, w := range k.warnings {
-			k.log.Warn("this guard is weaker than it should be", "missing", w)
-		}
-	}
 	if k.alarm, err = newAlarm(); err != nil {
 		return err
 	}
