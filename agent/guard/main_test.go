@@ -2,12 +2,15 @@ package guard
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -173,6 +176,20 @@ func (k *child) says(text string) {
 func (k *child) signal(s syscall.Signal) {
 	k.t.Helper()
 	must.NoError(k.t, k.cmd.Process.Signal(s))
+}
+
+// freeze stops all its threads.
+func (k *child) freeze() {
+	k.t.Helper()
+	k.signal(syscall.SIGSTOP)
+	eventually(k.t, "it is stopped", func() bool {
+		tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", k.cmd.Process.Pid))
+		must.NoError(k.t, err)
+		return !slices.ContainsFunc(tasks, func(stat string) bool {
+			b, err := os.ReadFile(stat)
+			return err == nil && !bytes.Contains(b, []byte(") T "))
+		})
+	})
 }
 
 // end waits for its end and returns its exit code.

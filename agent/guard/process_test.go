@@ -141,7 +141,7 @@ func TestProcessAnAgentThatIsFrozenDoesNotSave(t *testing.T) {
 	arm := vm.target(vm1, 1)
 	agent := start(t, childConfig{Agent: &arm, Dir: dir, Lease: 3 * time.Second})
 	agent.says("armed and renewing")
-	agent.signal(syscall.SIGSTOP)
+	agent.freeze()
 	vm.killed(t)
 }
 
@@ -362,7 +362,7 @@ func TestProcessAFrozenGuardIsEndedByTheWatchdog(t *testing.T) {
 	_, err = c.Arm(t.Context(), vm.target(vm1, 1))
 	must.NoError(t, err)
 	must.True(t, status(t, c).Watchdog.Open)
-	k.signal(syscall.SIGSTOP)
+	k.freeze()
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	_, err = c.Status(ctx)
