@@ -120,8 +120,10 @@ func TestOpenTargetRefuses(t *testing.T) {
 	m.close()
 	named := newGuest(t, "sh", "-c", "while :; do sleep 1000; done", "nova-"+vm2.String())
 	r := named.target(vm2, 1)
-	m, err = openTarget(&r.Target, vm2)
-	must.NoError(t, err)
+	eventually(t, "the command line is there", func() bool { // a little later than the process
+		m, err = openTarget(&r.Target, vm2)
+		return err == nil
+	})
 	m.close()
 	must.True(t, g.alive())
 }

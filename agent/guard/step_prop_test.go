@@ -180,7 +180,7 @@ func (w *world) pass(d time.Duration, frozen bool) {
 func (w *world) excuse() {
 	for i := range w.vms {
 		b := &w.vms[i]
-		b.excused = b.excused || b.armed && w.now > w.deadline
+		b.excused = b.excused || b.armed && (b.doomed != 0 || w.now > w.deadline)
 	}
 	w.since = w.now
 }
