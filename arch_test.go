@@ -34,6 +34,7 @@ var floors = map[string][]string{
 	"cluster/rpc":                  {"api", "cluster/acl"},
 	"agent/cloudinit":              {"api", "api/netconfig"},
 	"agent/fingerprint":            {"api"},
+	"agent/guard":                  {"api"},
 	"agent/hypervisor":             {"api"},
 	"agent/hypervisor/conformance": {"api", "agent/hypervisor"},
 	"agent/hypervisor/libvirt":     {"api", "agent/hypervisor"},
@@ -68,6 +69,7 @@ var floors = map[string][]string{
 var byFile = map[string][]string{
 	"command/agent.go":    {"agent"},
 	"command/config.go":   {"agent"},
+	"command/guard.go":    {"agent/guard"},
 	"command/snapshot.go": {"fsm"},
 }
 

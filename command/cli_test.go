@@ -57,6 +57,7 @@ func TestWrongUsageIsExitCodeTwoWithAHint(t *testing.T) {
 		{[]string{"operator", "schema", "up", "x"}, `"x" is not a version`},
 		{[]string{"completion", "csh"}, "bash, zsh or fish"},
 		{[]string{"context", "add", "x"}, "-address is missing"},
+		{[]string{"guard", "-kill-budget", "0s"}, "must be above 0"},
 	} {
 		must.StrContains(t, c.fails(exitUsage, w.args...), w.want)
 	}

@@ -40,7 +40,7 @@ func specs() []*spec {
 	return slices.Concat(
 		agentSpecs(), statusSpecs(), eventSpecs(), vmSpecs(), vmMigrateSpecs(), migrationSpecs(), imageSpecs(), volumeSpecs(), networkSpecs(), nodeSpecs(),
 		placementSpecs(), poolSpecs(), namespaceSpecs(), tokenSpecs(), serverSpecs(), operatorSpecs(), snapshotSpecs(),
-		contextSpecs(), completionSpecs(), versionSpecs(),
+		contextSpecs(), guardSpecs(), completionSpecs(), versionSpecs(),
 	)
 }
 
