@@ -42,9 +42,12 @@ func TestNounsOfOtherNamespacesAreNotThere(t *testing.T) {
 		id, name string
 		do       func(ns, key string) error
 	}{
-		"VM.Get":         {vm.ID.String(), "web", func(ns, key string) error { _, err := s.vmGet(blue, get(ns, key)); return err }},
-		"VM.Status":      {vm.ID.String(), "web", func(ns, key string) error { _, err := s.vmStatus(blue, get(ns, key)); return err }},
-		"VM.History":     {vm.ID.String(), "web", func(ns, key string) error { _, err := s.vmHistory(blue, &api.VMHistoryRequest{QueryOptions: api.QueryOptions{Namespace: ns}, Key: key}); return err }},
+		"VM.Get":    {vm.ID.String(), "web", func(ns, key string) error { _, err := s.vmGet(blue, get(ns, key)); return err }},
+		"VM.Status": {vm.ID.String(), "web", func(ns, key string) error { _, err := s.vmStatus(blue, get(ns, key)); return err }},
+		"VM.History": {vm.ID.String(), "web", func(ns, key string) error {
+			_, err := s.vmHistory(blue, &api.VMHistoryRequest{QueryOptions: api.QueryOptions{Namespace: ns}, Key: key})
+			return err
+		}},
 		"VM.Stats":       {vm.ID.String(), "web", func(ns, key string) error { _, err := s.vmStats(blue, get(ns, key)); return err }},
 		"VM.Console":     {vm.ID.String(), "web", func(ns, key string) error { return s.vmConsole(blue, get(ns, key), nil) }},
 		"Placement.Get":  {vm.ID.String(), "web", func(ns, key string) error { _, err := s.placementGet(blue, get(ns, key)); return err }},
