@@ -6,7 +6,9 @@ import (
 	"crypto/sha256"
 	"io"
 	"net"
+	"os"
 	"os/user"
+	"regexp"
 	"strconv"
 	"sync/atomic"
 
@@ -31,16 +33,34 @@ func (g *gate) serve(ctx context.Context, c net.Conn, p rpc.Peer) {
 // guestUsers are the users as which distributions run guests.
 var guestUsers = []string{"libvirt-qemu", "qemu"}
 
+// qemuConf is libvirt's configuration of QEMU.
+const qemuConf = "/etc/libvirt/qemu.conf"
+
+// confUser is the line of qemuConf that says who runs guests.
+var confUser = regexp.MustCompile(`(?m)^\s*user\s*=\s*"\+?([^"]+)"`)
+
 // guestOwner is who makes and opens the sockets of a move: the configured user,
-// else the one that this distribution's libvirt uses. Root opens them in any case.
-func guestOwner(h *Hypervisor) (uid, gid int, err error) {
+// else the one of libvirt's configuration, else of this distribution's libvirt;
+// -1 for root.
+func guestOwner(h *Hypervisor, conf string) (uid, gid int, err error) {
 	if h.User != "" {
 		return owner(h)
 	}
-	for _, name := range guestUsers {
+	names := guestUsers
+	if b, err := os.ReadFile(conf); err == nil {
+		if m := confUser.FindSubmatch(b); m != nil {
+			names = []string{string(m[1])}
+			if names[0] == "root" || names[0] == "0" {
+				return -1, -1, nil
+			}
+		}
+	}
+	for _, name := range names {
 		u, err := user.Lookup(name)
 		if err != nil {
-			continue
+			if u, err = user.LookupId(name); err != nil {
+				continue
+			}
 		}
 		uid, err := strconv.Atoi(u.Uid)
 		if err != nil {
@@ -57,7 +77,7 @@ func (a *Agent) openMoves(m *clientMode) (client.Tunnels, error) {
 	if a.cfg.Dev {
 		return nil, nil // there is nobody to move guests to
 	}
-	uid, gid, err := guestOwner(a.cfg.Client.Hypervisor)
+	uid, gid, err := guestOwner(a.cfg.Client.Hypervisor, qemuConf)
 	if err != nil {
 		return nil, err
 	}

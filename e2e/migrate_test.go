@@ -5,6 +5,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -118,14 +119,19 @@ func leftovers(t *testing.T, ctx context.Context, node string, vm api.ID) {
 	t.Helper()
 	h := host(t, node)
 	must.NoError(t, lab.Until(ctx, func() error {
-		out, err := h.Run(ctx, "find", "/run/novacron/migrate", filepath.Join(h.Dir(), "data"), "-name", "*"+vm.String()+"*")
-		if err != nil && !strings.Contains(err.Error(), "No such file") {
+		out, err := h.Run(ctx, "find", "/run/novacron", "-path", "*/migrate/*")
+		if err != nil {
 			return err
 		}
-		if out = strings.TrimSpace(out); out != "" {
+		if out != "" {
 			return fmt.Errorf("left on %s: %s", node, out)
 		}
-		return nil
+		return filepath.WalkDir(h.Dir(), func(path string, _ fs.DirEntry, err error) error {
+			if err == nil && strings.Contains(filepath.Base(path), vm.String()) {
+				return fmt.Errorf("left on %s: %s", node, path)
+			}
+			return nil
+		})
 	}))
 }
 
