@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"time"
 
 	"github.com/novacron/novacron/agent/hypervisor"
 	"github.com/novacron/novacron/agent/storage"
@@ -94,7 +95,8 @@ func (c *Client) volumeGet(ctx context.Context, q *api.VolumeFetch, s api.Stream
 		return err
 	}
 	v.mu.Lock()
-	still := v.m.Move.ID == o.Migration.ID && !v.m.Move.In && !v.m.Alive && v.m.Move.Attested && v.m.Move.Phase == api.MigrationCopying
+	still := v.m.Move.ID == o.Migration.ID && !v.m.Move.In && !v.m.Alive && v.m.Move.Attested &&
+		(v.m.Move.Phase == api.MigrationCopying || v.m.Move.Phase == api.MigrationSwitched)
 	v.mu.Unlock()
 	if o.Migration.To != caller || o.Migration.Mode != api.MigrateCold || !still {
 		return api.Errorf(api.CodeState, "the VM's disks are not for that node now")
@@ -143,7 +145,7 @@ func (v *vm) pull(o *api.MoveOrder) error {
 	defer done()
 	g := o.Migration
 	err := v.eachVolume(g, o, func(_ context.Context, p storage.Pool, vol *api.Volume) error {
-		return v.pullVolume(ctx, o, p, vol)
+		return v.c.patiently(ctx, func() error { return v.pullVolume(ctx, o, p, vol) })
 	})
 	if err != nil && ctx.Err() == nil {
 		return failedMove("fetching the disks: %v", err)
@@ -168,4 +170,20 @@ func (v *vm) pullVolume(ctx context.Context, o *api.MoveOrder, p storage.Pool, v
 	}
 	_, err = p.Import(ctx, vol, src, &chunkReader{s: s, close: cancel})
 	return err
+}
+
+// pullWait is how long a source may take to hear that its disks are wanted.
+const (
+	pullWait  = 30 * time.Second
+	pullRetry = 200 * time.Millisecond
+)
+
+// patiently repeats f while the source has not come so far.
+func (c *Client) patiently(ctx context.Context, f func() error) error {
+	for begin := time.Now(); ; {
+		err := f()
+		if api.CodeOf(err) != api.CodeState || time.Since(begin) > pullWait || ctx.Err() != nil || !c.sleep(pullRetry) {
+			return err
+		}
+	}
 }
