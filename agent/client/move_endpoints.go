@@ -87,8 +87,7 @@ func (c *Client) dirtyRate(ctx context.Context, q *api.GetRequest) (*api.Migrati
 	return &api.MigrationForecast{DirtyRate: rate}, nil
 }
 
-// volumeGet sends a volume of a stopped VM to the node that it moves to; Key is
-// the VM's id, Prefix the volume's.
+// volumeGet sends a volume of a stopped VM to the node that it moves to.
 func (c *Client) volumeGet(ctx context.Context, q *api.VolumeFetch, s api.Stream) error {
 	v, o, caller, err := c.moving(ctx, q.VM.String())
 	if err != nil {

@@ -76,5 +76,12 @@ func (c *Client) pruneNetworks() error {
 	for name := range c.networks.used {
 		keep = append(keep, name)
 	}
+	for _, v := range c.all() { // guests that are to come in have no order yet
+		if o := v.part.get(); o != nil && o.VM != nil {
+			for _, n := range o.VM.Networks {
+				keep = append(keep, network.BridgeName(n.Name))
+			}
+		}
+	}
 	return c.cfg.Networks.Prune(c.ctx, keep)
 }

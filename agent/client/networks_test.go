@@ -84,6 +84,22 @@ func TestANetworkThatIsInUseStays(t *testing.T) {
 }
 
 // What the machine has is not what VMs may use.
+func TestTheNetworkOfAGuestThatIsToComeInStays(t *testing.T) {
+	inBed(t, sim.Options{}, func(t *testing.T, b *bed) {
+		b.start()
+		_, err := b.nets.Ensure(t.Context(), &api.Network{Name: "a", Type: "nat"})
+		must.NoError(t, err)
+		o := &api.Order{VMID: vm1, Epoch: 2, Spec: &api.VMSpec{}}
+		withNetwork("a")(o)
+		must.True(t, b.c.giveMove(&api.MoveOrder{
+			Migration: &api.Migration{ID: api.ID{7}, VMID: vm1, From: api.ID{0xbb}, To: node1, Epoch: 1, Mode: api.MigrateLive, Phase: api.MigrationProposed}, VM: o,
+		}))
+		b.rest()
+		must.NoError(t, b.c.pruneNetworks())
+		b.bridges("a")
+	})
+}
+
 func TestNoBridgeIsOfferedThatIsNotKnownToBeAllowed(t *testing.T) {
 	inBed(t, sim.Options{}, func(t *testing.T, b *bed) {
 		b.change = func(c *Config) {

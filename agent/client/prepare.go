@@ -83,7 +83,7 @@ func (c *Client) prepareNICs(o *api.Order, m *hypervisor.Machine) error {
 		if err != nil {
 			return err
 		}
-		release() // the order in the journal keeps it
+		release() // the order keeps it, in the journal or of a move
 		mac := nic.MAC
 		if mac == "" {
 			mac = network.MAC(o.VMID, i)

@@ -22,7 +22,7 @@ func (p *Pool) Quarantine(ctx context.Context, v *api.Volume, until time.Time) e
 		delete(p.volumes, v.ID)
 		p.aside[v.ID] = until
 	}
-	return nil
+	return p.keep()
 }
 
 // Purge forgets what was set aside for long enough.
