@@ -400,6 +400,7 @@ func (s *Server) Close() error {
 		}
 		if s.trans != nil {
 			add(s.trans.Close())
+			s.trans.CloseStreams() // Close leaves the pooled ones open
 		}
 		if s.net != nil {
 			s.net.shut()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"testing"
@@ -104,6 +105,8 @@ func TestTwoThousandVMsOnFiftyClientsWithALeaderKill(t *testing.T) {
 	}
 	must.NoError(t, Until(ctx, func() error { return f.sameState() }))
 
+	// No garbage collection may close what Close forgot.
+	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	must.NoError(t, f.Close())
 	must.NoError(t, Until(stage(t), func() error {
 		g, n := census()
