@@ -1,6 +1,8 @@
 package cluster
 
 import (
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -48,10 +50,11 @@ type leases struct {
 	mu       sync.Mutex
 	table    lease.Table
 	contacts map[api.ID]*contact
+	doubts   map[api.ID]bool // losses whose outcome is not known
 }
 
 func newLeases(clock func() time.Duration) *leases {
-	return &leases{clock: clock, contacts: map[api.ID]*contact{}}
+	return &leases{clock: clock, contacts: map[api.ID]*contact{}, doubts: map[api.ID]bool{}}
 }
 
 // begin empties the table; every node counts as heard at this moment.
@@ -59,7 +62,7 @@ func (t *leases) begin() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.table.Begin(t.clock())
-	t.contacts = map[api.ID]*contact{}
+	t.contacts, t.doubts = map[api.ID]*contact{}, map[api.ID]bool{}
 }
 
 // admit checks a session that wants to register. A second machine that claims
@@ -144,7 +147,22 @@ func (t *leases) lose(node api.ID, wait time.Duration) bool {
 func (t *leases) spare(node api.ID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	delete(t.doubts, node)
 	t.table.Spare(node)
+}
+
+// doubt notes that the outcome of what lose began is not known.
+func (t *leases) doubt(node api.ID) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.doubts[node] = true
+}
+
+// doubtful lists the nodes of which the outcome of a loss is not known.
+func (t *leases) doubtful() []api.ID {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Collect(maps.Keys(t.doubts))
 }
 
 // stats returns the newest sample of a node, nil if there is none.

@@ -42,6 +42,7 @@ func (s *Server) flushBeats(ctx context.Context, batch []*timedBeat) ([]*api.Nod
 		out[i] = ack
 		n := st.Node(b.beat.NodeID)
 		if n == nil || st.Session(n.ID) != b.beat.SessionID || n.Status == api.NodeLost {
+			// The answer extends no lease.
 			// One that was confirmed off and is not comes back by registering.
 			ack.Register = true
 			continue
