@@ -153,12 +153,7 @@ func (m *simMount) arm(what *bool) {
 func (m *simMount) write(apply func(*diskData)) error {
 	d := m.disk
 	d.mu.Lock()
-	apply(&m.seen) // a failed write stays visible, as in the page cache
-	if m.fail && !m.crashed {
-		m.fail, m.failed = false, true
-		d.mu.Unlock()
-		return syscall.EIO
-	}
+	apply(&m.seen)
 	n := m.next
 	m.next++
 	m.pending[n], m.stuck[n] = apply, time.Now()
@@ -282,7 +277,7 @@ func (m simLogs) StoreLogs(ls []*raft.Log) error {
 		c := *l
 		kept[i] = &c
 	}
-	return m.write(func(d *diskData) {
+	put := func(d *diskData) {
 		for _, l := range kept {
 			d.logs[l.Index] = l
 			if d.low == 0 || l.Index < d.low {
@@ -290,7 +285,25 @@ func (m simLogs) StoreLogs(ls []*raft.Log) error {
 			}
 			d.high = max(d.high, l.Index)
 		}
-	})
+	}
+	if m.fails(put) {
+		return syscall.EIO
+	}
+	return m.write(put)
+}
+
+// fails reports whether a write to the log fails now. What was to be written
+// stays visible, as in the page cache, and never gets to the disk. (The vote's
+// file does not fail here: Raft panics then, if the process has not ended yet.)
+func (m *simMount) fails(apply func(*diskData)) bool {
+	m.disk.mu.Lock()
+	defer m.disk.mu.Unlock()
+	if !m.fail || m.crashed {
+		return false
+	}
+	apply(&m.seen)
+	m.fail, m.failed = false, true
+	return true
 }
 
 // flipped turns a bit in the description of a namespace, if there is one.

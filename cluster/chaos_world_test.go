@@ -380,6 +380,7 @@ func (c *chaos) finish() {
 		close(h.stop)
 	}
 	c.wg.Wait()
+	time.Sleep(time.Minute) // memberlist does not wait for the end of its probes
 }
 
 // agree waits until every server has the same state at one index and compares
