@@ -15,6 +15,7 @@ import (
 	"github.com/shoenig/test/must"
 
 	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/fsm"
 )
 
 func TestABatchIsAnsweredTogether(t *testing.T) {
