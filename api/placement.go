@@ -57,6 +57,10 @@ type Placement struct {
 	// Session and Seq of the last report taken; older ones are ignored.
 	Session ID     `json:"-" msg:"session,omitempty"`
 	Seq     uint64 `json:"-" msg:"seq,omitempty"`
+	// CPUModel is the CPU that the guest was started with, or is started with next:
+	// "host" or a model by name. It goes along when a guest is moved. Empty: the
+	// node has chosen.
+	CPUModel string `json:"cpu_model,omitempty" msg:"cpu_model,omitempty"`
 }
 
 // Tombstone orders a node to stop a VM that it holds at Epoch or lower, and

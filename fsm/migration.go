@@ -232,6 +232,9 @@ func (tx *Txn) admit(m *api.Migration, c *MigrationStep) error {
 	if _, err := tx.usable(m.From, false); err != nil {
 		return err
 	}
+	if named := p.CPUModel != "" && p.CPUModel != api.ModelHost; named && m.Mode != api.MigrateCold && !GivesModel(n, p.CPUModel) {
+		return raced("node %s cannot give the CPU model %q", n.Name, p.CPUModel)
+	}
 	vols, ask, err := tx.moveAsk(vm, p, n)
 	if err != nil {
 		return err
