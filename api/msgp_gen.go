@@ -2897,8 +2897,8 @@ func (z *Error) Msgsize() (s int) {
 func (z *Event) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	// check for omitted fields
-	zb0001Len := uint32(9)
-	var zb0001Mask uint16 /* 9 bits */
+	zb0001Len := uint32(10)
+	var zb0001Mask uint16 /* 10 bits */
 	_ = zb0001Mask
 	if z.Index == 0 {
 		zb0001Len--
@@ -2935,6 +2935,10 @@ func (z *Event) MarshalMsg(b []byte) (o []byte, err error) {
 	if z.Payload == nil {
 		zb0001Len--
 		zb0001Mask |= 0x100
+	}
+	if z.Transient == false {
+		zb0001Len--
+		zb0001Mask |= 0x200
 	}
 	// variable map header, size zb0001Len
 	o = append(o, 0x80|uint8(zb0001Len))
@@ -2988,6 +2992,11 @@ func (z *Event) MarshalMsg(b []byte) (o []byte, err error) {
 			// string "payload"
 			o = append(o, 0xa7, 0x70, 0x61, 0x79, 0x6c, 0x6f, 0x61, 0x64)
 			o = msgp.AppendBytes(o, z.Payload)
+		}
+		if (zb0001Mask & 0x200) == 0 { // if not omitted
+			// string "transient"
+			o = append(o, 0xa9, 0x74, 0x72, 0x61, 0x6e, 0x73, 0x69, 0x65, 0x6e, 0x74)
+			o = msgp.AppendBool(o, z.Transient)
 		}
 	}
 	return
@@ -3086,6 +3095,12 @@ func (z *Event) UnmarshalMsg(bts []byte) (o []byte, err error) {
 				err = msgp.WrapError(err, "Payload")
 				return
 			}
+		case "transient":
+			z.Transient, bts, err = msgp.ReadBoolBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Transient")
+				return
+			}
 		default:
 			bts, err = msgp.Skip(bts)
 			if err != nil {
@@ -3104,7 +3119,7 @@ func (z *Event) Msgsize() (s int) {
 	for za0001 := range z.Related {
 		s += msgp.StringPrefixSize + len(z.Related[za0001])
 	}
-	s += 8 + msgp.StringPrefixSize + len(z.Message) + 5 + msgp.Int64Size + 8 + msgp.BytesPrefixSize + len(z.Payload)
+	s += 8 + msgp.StringPrefixSize + len(z.Message) + 5 + msgp.Int64Size + 8 + msgp.BytesPrefixSize + len(z.Payload) + 10 + msgp.BoolSize
 	return
 }
 
