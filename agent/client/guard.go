@@ -66,8 +66,11 @@ func (c *Client) keepGuard(tried chan struct{}) {
 		if c.ctx.Err() != nil {
 			return
 		}
-		c.guardLost(err)
-		if delay = min(max(2*delay, 100*time.Millisecond), time.Second); !c.sleep(delay) {
+		most := 10 * time.Second
+		if c.guardLost(err) < killBudget { // there is still something to be saved
+			most = time.Second
+		}
+		if delay = min(max(2*delay, 100*time.Millisecond), most); !c.sleep(delay) {
 			return
 		}
 	}
@@ -106,9 +109,9 @@ func (c *Client) watchGuard(g Guard) error {
 	}
 }
 
-// guardLost takes in that no guard answers. What is armed may be so still: the
-// machines wait for K before they end it.
-func (c *Client) guardLost(why error) {
+// guardLost takes in that no guard answers, and returns for how long. What is
+// armed may be so still: the machines wait for K before they end it.
+func (c *Client) guardLost(why error) time.Duration {
 	s, now := &c.guard, c.cfg.Boottime()
 	s.mu.Lock()
 	had := s.conn != nil || s.err == nil
@@ -116,7 +119,8 @@ func (c *Client) guardLost(why error) {
 		s.lost = now
 	}
 	s.conn, s.err = nil, why
-	given := now-s.lost >= killBudget && s.class != api.GuardNone
+	gone := now - s.lost
+	given := gone >= killBudget && s.class != api.GuardNone
 	if given {
 		s.class = api.GuardNone
 	}
@@ -130,6 +134,7 @@ func (c *Client) guardLost(why error) {
 		poke(c.refresh)
 	}
 	metrics.SetGauge([]string{"client", "guard", "up"}, 0)
+	return gone
 }
 
 // lookAtGuard asks the guard what it holds and tells the VMs.
@@ -310,6 +315,19 @@ func (v *vm) fenced(epoch api.Epoch) (note string, ok bool) {
 		}
 	}
 	return "", false
+}
+
+// wantsGuard reports whether a VM is ordered here that runs only under the guard.
+func (c *Client) wantsGuard() bool {
+	for _, v := range c.all() {
+		v.mu.Lock()
+		wants := v.m.HA == api.HARestart && !v.m.Revoked && v.m.Desired != api.PowerStopped
+		v.mu.Unlock()
+		if wants {
+			return true
+		}
+	}
+	return false
 }
 
 // guardClass is what the node says of its guard when it registers.

@@ -52,7 +52,7 @@ func (c *Client) doubts() bool {
 // Health says whether the client does its work, and what keeps it from it.
 func (c *Client) Health() api.HealthDetail {
 	now := c.cfg.Boottime()
-	left := c.leaseLeft()
+	left, ha := c.leaseLeft(), c.wantsGuard()
 	c.guard.mu.Lock()
 	guarded, armed, unguarded := c.guard.conn != nil, c.guard.armed, c.guard.err
 	c.guard.mu.Unlock()
@@ -73,12 +73,15 @@ func (c *Client) Health() api.HealthDetail {
 		return bad("no server has acknowledged a beat for %s", (now - h.lastAck).Round(time.Second))
 	case !h.stream && time.Since(h.streamLost) > streamGrace:
 		return bad("no stream of orders")
-	case unguarded != nil:
+	case unguarded != nil && ha:
 		return bad("no guard answers, VMs with ha = restart do not run here: %v", unguarded)
 	case c.recovery.Load():
 		return api.HealthDetail{OK: true, Message: "the region is in recovery: nothing is started or stopped"}
 	}
-	if guarded {
+	switch {
+	case unguarded != nil:
+		return api.HealthDetail{OK: true, Message: fmt.Sprintf("registered, orders flow; no guard answers, so no VM with ha = restart can run here: %v", unguarded)}
+	case guarded:
 		return api.HealthDetail{OK: true, Message: fmt.Sprintf("registered, orders flow; %d VMs are armed at the guard, the lease lasts %s", armed, left.Round(time.Second))}
 	}
 	return api.HealthDetail{OK: true, Message: "registered, orders flow"}
