@@ -53,6 +53,11 @@ func (h *Host) StopAgent(ctx context.Context) error { return h.endAgent(ctx, "TE
 // SignalAgent sends a signal to the agent, and not to the guard, which is the same
 // program; that there is no agent is no error.
 func (h *Host) SignalAgent(ctx context.Context, signal string) error {
+	if signal == "CONT" && h.agent != nil { // nsenter stops when what it runs is stopped
+		if err := h.agent.Process.Signal(syscall.SIGCONT); err != nil {
+			return err
+		}
+	}
 	return h.pkill(ctx, signal, "-f", "^"+regexp.QuoteMeta(h.lab.Binary)+" agent ")
 }
 
