@@ -95,6 +95,7 @@ type MetaRecord struct {
 	Bootstrapped uint64              `msg:"bootstrapped,omitempty"`
 	Recovery     *Recovery           `msg:"recovery,omitempty"`
 	Scheduler    api.SchedulerConfig `msg:"scheduler,omitempty"`
+	HA           api.HAConfig        `msg:"ha,omitzero"`
 }
 
 // Recovery is the state of a region after a restore: nothing is started,
