@@ -36,6 +36,7 @@ var floors = map[string][]string{
 	"agent/cloudinit":              {"api", "api/netconfig"},
 	"agent/fingerprint":            {"api"},
 	"agent/guard":                  {"api"},
+	"agent/guard/sim":              {"api", "agent/guard"},
 	"agent/hypervisor":             {"api"},
 	"agent/hypervisor/conformance": {"api", "agent/hypervisor"},
 	"agent/hypervisor/libvirt":     {"api", "agent/hypervisor"},
