@@ -64,6 +64,7 @@ func armed(t *testing.T, ctx context.Context, h *lab.Host, vm api.ID) *guard.Sta
 func TestAFrozenAgentKeepsNoHAVMBeyondItsLease(t *testing.T) {
 	ctx := limit(t, 6*time.Minute)
 	t.Cleanup(func() { remove(t, "guarded") })
+	leaseOnly(t, ctx)
 	cli(t, ctx, "vm", "run", spec(t, guarded("guarded")))
 	s := await(t, ctx, "guarded", api.StateRunning)
 	h := host(t, s.Node)
