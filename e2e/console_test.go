@@ -136,6 +136,10 @@ func TestAConsoleGoesOnAfterAMove(t *testing.T) {
 	}
 	until("tick ")
 	say("before the move")
+	forecast := cli(t, ctx, "vm", "migrate", "-dry-run", "talker")
+	must.StrContains(t, forecast, "The link gives")
+	must.StrContains(t, forecast, "round trip")
+	t.Log(forecast)
 	watch := exec.CommandContext(ctx, cluster.Binary, "events", "-follow", "-topic", "migration", "-o", "json")
 	watch.Env = cmd.Env
 	var progress strings.Builder
