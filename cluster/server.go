@@ -266,6 +266,7 @@ func (s *Server) duties() []duty {
 		{"beats", s.beats.run},
 		{"reports", s.reports.run},
 		{"liveness", s.dutyLiveness},
+		{"hosts", s.dutyHosts},
 		{"dial-back", s.dutyDialBack},
 		{"schedule", s.sched.run},
 		{"migrations", s.moves.run},

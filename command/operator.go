@@ -83,9 +83,9 @@ func operatorSpecs() []*spec {
 			build:    schedulerSet,
 		},
 		{
-			name: "operator fence-confirm", args: "NODE", min: 1, max: 1, synopsis: "confirm that a silent node is off for certain",
-			long:     "The node counts as lost: its VMs and the node itself can be deleted with -force.\nIf it is not off, its VMs go on running.",
-			examples: []string{"novacron operator fence-confirm n3", "novacron operator fence-confirm n3 -yes"},
+			name: "operator node fence-confirm", args: "NODE", min: 1, max: 1, synopsis: "confirm that a silent node is off for certain",
+			long:     "The node counts as lost: its VMs are restarted elsewhere where their disks can be\nreached, and the node can be deleted with -force. If it is not off, VMs run twice.",
+			examples: []string{"novacron operator node fence-confirm n3", "novacron operator node fence-confirm n3 -yes"},
 			build: func(f *flags) func(*call) error {
 				sure := f.Bool("yes", false, "do not ask")
 				return with(func(c *call, cl *api.Client) error { return fenceConfirm(c, cl, *sure) })

@@ -24,6 +24,10 @@ func (w *world) baseline() string {
 }
 
 func (w *world) is(i int, s api.NodeStatus) {
+	if s == api.NodeLost {
+		w.ok(w.lost(i, api.EvidenceOperator))
+		return
+	}
 	w.ok(&NodeStatus{Items: []NodeStatusItem{{NodeID: id('n', i), Status: s}}})
 }
 

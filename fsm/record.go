@@ -95,6 +95,7 @@ type MetaRecord struct {
 	Bootstrapped uint64              `msg:"bootstrapped,omitempty"`
 	Recovery     *Recovery           `msg:"recovery,omitempty"`
 	Scheduler    api.SchedulerConfig `msg:"scheduler,omitempty"`
+	HA           api.HAConfig        `msg:"ha,omitzero"`
 	// CPUBaselines are what "baseline" means for a CPU, by architecture.
 	CPUBaselines []api.Pair `msg:"cpu_baselines,omitempty"`
 }

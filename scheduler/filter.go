@@ -18,6 +18,7 @@ const (
 	FailNetwork     = "network"
 	FailPool        = "pool"
 	FailConstraint  = "constraint"
+	FailGuard       = "guard"  // ha = restart, and no guard that it could rely on
 	FailVolume      = "volume" // an existing volume is on another node
 	FailAffinity    = "affinity"
 	FailSpec        = "spec" // no node can ever be right
@@ -36,6 +37,8 @@ type filter struct {
 	rules       []rule
 	firmware    api.Firmware
 	model       string // of the CPU; empty when any will do
+	guard       bool   // ha = restart: only nodes whose guard can be relied on
+	leaseOnly   bool   // one without a watchdog can
 	networks    []needNetwork
 	pools       []needPool
 	impossible  string // the reason why no node can pass, or empty
@@ -121,6 +124,9 @@ func (f *filter) check(n *api.Node) (failed, reason string) {
 			return FailPool, fmt.Sprintf("pool %q is not shared there", w.name)
 		}
 	}
+	if reason := f.checkGuard(n); reason != "" {
+		return FailGuard, reason
+	}
 	for _, r := range f.rules {
 		v, ok := attribute(n, r.attribute)
 		if !r.test(v, ok) {
@@ -131,6 +137,17 @@ func (f *filter) check(n *api.Node) (failed, reason string) {
 		}
 	}
 	return "", ""
+}
+
+// checkGuard wants a guard that kills the VM in time when the lease is over.
+func (f *filter) checkGuard(n *api.Node) string {
+	switch {
+	case !f.guard || n.Guard == api.GuardWatchdog || n.Guard == api.GuardLeaseOnly && f.leaseOnly:
+		return ""
+	case n.Guard == api.GuardLeaseOnly:
+		return "has a guard without a watchdog, which ha = restart may rely on only with fencing = lease-only"
+	}
+	return "has no guard, which ha = restart needs"
 }
 
 // checkDriver wants one healthy driver that has the firmware.
