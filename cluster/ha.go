@@ -30,9 +30,9 @@ func (s *Server) dutyHosts(ctx context.Context) error {
 	return every(ctx, livenessTick, nil, w.check)
 }
 
-// waitFor is the W of a node: after so much silence nothing that is armed runs
+// leaseWait is the W of a node: after so much silence nothing that is armed runs
 // there any more.
-func waitFor(cfg api.HAConfig, n *api.Node) time.Duration {
+func leaseWait(cfg api.HAConfig, n *api.Node) time.Duration {
 	return max(lease.Default.Wait(n.Guard == api.GuardWatchdog), cfg.Wait.D())
 }
 
@@ -72,7 +72,7 @@ func (w *hostWatch) check(ctx context.Context) error {
 		return nil
 	}
 	for _, n := range over {
-		if err := w.lose(ctx, n, waitFor(cfg, n)); err != nil {
+		if err := w.lose(ctx, n, leaseWait(cfg, n)); err != nil {
 			return err
 		}
 	}
@@ -85,7 +85,7 @@ func (w *hostWatch) survey(st *fsm.State) (over []*api.Node, silent, nodes int) 
 	cfg, now := st.HAConfig(), w.s.cfg.Clock()
 	for n := range st.Nodes() {
 		if n.Status == api.NodeLost {
-			if at, ok := w.took[n.ID]; ok && now-at < waitFor(cfg, n) {
+			if at, ok := w.took[n.ID]; ok && now-at < leaseWait(cfg, n) {
 				silent, nodes = silent+1, nodes+1
 			} else {
 				delete(w.took, n.ID)
@@ -102,7 +102,7 @@ func (w *hostWatch) survey(st *fsm.State) (over []*api.Node, silent, nodes int) 
 			continue
 		}
 		silent++
-		if fsm.GuardUsable(st, n) && d >= waitFor(cfg, n) {
+		if fsm.GuardUsable(st, n) && d >= leaseWait(cfg, n) {
 			over = append(over, n)
 		}
 	}
@@ -221,7 +221,7 @@ func (s *Server) haStatusOf(st *fsm.State) *api.HAStatus {
 			Lost: n.Lost, Stranded: stranded[n.ID],
 		}
 		if n.Guard != api.GuardNone {
-			h.Wait = api.Duration(waitFor(out.Config, n))
+			h.Wait = api.Duration(leaseWait(out.Config, n))
 		}
 		for p := range st.PlacementsOn(n.ID) {
 			vm := st.VM(p.VMID)

@@ -58,7 +58,7 @@ func (s *Server) restartWhy(st *fsm.State, vm *api.VM, p *api.Placement, n *api.
 	if why := s.haBlocked(st); why != "" {
 		return why, never
 	}
-	left := max(waitFor(cfg, n)-silent, 0)
+	left := max(leaseWait(cfg, n)-silent, 0)
 	return fmt.Sprintf("node %s has been silent for %s; its lease and the wait after it end in %s, then the VM is restarted elsewhere",
 		n.Name, silent.Round(time.Second), left.Round(time.Second)), left
 }

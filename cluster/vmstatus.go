@@ -258,7 +258,7 @@ func (s *Server) voterCount() int {
 // vmPlan answers what VM.Apply would do: the same command is tried, so that what
 // would be refused is refused here.
 func (s *Server) vmPlan(ctx context.Context, req *api.VMPlan) (*api.VMPlanned, error) {
-	if err := checkSpec(&req.Spec); err != nil {
+	if err := checkSpec(s.fsm.State(), &req.Spec); err != nil {
 		return nil, err
 	}
 	st := s.fsm.State()

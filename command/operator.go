@@ -332,6 +332,9 @@ func showScheduler(c *call, r *api.SchedulerConfigResponse) error {
 		f.add("Memory ratio", fmt.Sprint(ratio(s.MemoryRatio, 1)))
 		f.add("Expect", fmt.Sprintf("%d servers", s.Expect))
 		f.add("Migrations", fmt.Sprintf("%v at once, %v for each node", ratio(float64(s.Migrations), 8), ratio(float64(s.NodeMigrations), 2)))
+		for _, b := range r.CPUBaselines {
+			f.add("CPU baseline", fmt.Sprintf("%s (%s)", b.V, first(b.K, "any")))
+		}
 		f.write()
 		return nil
 	})

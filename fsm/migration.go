@@ -229,6 +229,9 @@ func (tx *Txn) admit(m *api.Migration, c *MigrationStep) error {
 	if vm.Spec.HA.Policy == api.HARestart && p.Reserved != (api.Resources{}) && !GuardUsable(tx.s, n) {
 		return api.Errorf(api.CodeNoNode, "node %s has no guard that ha = restart could rely on", n.Name).WithDetail(DimGuard, "%s", n.Guard)
 	}
+	if named := p.CPUModel != "" && p.CPUModel != api.ModelHost; named && m.Mode != api.MigrateCold && !GivesModel(n, p.CPUModel) {
+		return raced("node %s cannot give the CPU model %q", n.Name, p.CPUModel)
+	}
 	vols, ask, err := tx.moveAsk(vm, p, n)
 	if err != nil {
 		return err

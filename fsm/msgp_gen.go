@@ -1777,8 +1777,8 @@ func (z *KeyringPut) Msgsize() (s int) {
 func (z *MetaRecord) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	// check for omitted fields
-	zb0001Len := uint32(11)
-	var zb0001Mask uint16 /* 11 bits */
+	zb0001Len := uint32(12)
+	var zb0001Mask uint16 /* 12 bits */
 	_ = zb0001Mask
 	if z.Region == "" {
 		zb0001Len--
@@ -1807,6 +1807,10 @@ func (z *MetaRecord) MarshalMsg(b []byte) (o []byte, err error) {
 	if z.HA.IsZero() {
 		zb0001Len--
 		zb0001Mask |= 0x400
+	}
+	if z.CPUBaselines == nil {
+		zb0001Len--
+		zb0001Mask |= 0x800
 	}
 	// variable map header, size zb0001Len
 	o = append(o, 0x80|uint8(zb0001Len))
@@ -1886,6 +1890,18 @@ func (z *MetaRecord) MarshalMsg(b []byte) (o []byte, err error) {
 			if err != nil {
 				err = msgp.WrapError(err, "HA")
 				return
+			}
+		}
+		if (zb0001Mask & 0x800) == 0 { // if not omitted
+			// string "cpu_baselines"
+			o = append(o, 0xad, 0x63, 0x70, 0x75, 0x5f, 0x62, 0x61, 0x73, 0x65, 0x6c, 0x69, 0x6e, 0x65, 0x73)
+			o = msgp.AppendArrayHeader(o, uint32(len(z.CPUBaselines)))
+			for za0001 := range z.CPUBaselines {
+				o, err = z.CPUBaselines[za0001].MarshalMsg(o)
+				if err != nil {
+					err = msgp.WrapError(err, "CPUBaselines", za0001)
+					return
+				}
 			}
 		}
 	}
@@ -1987,6 +2003,25 @@ func (z *MetaRecord) UnmarshalMsg(bts []byte) (o []byte, err error) {
 				err = msgp.WrapError(err, "HA")
 				return
 			}
+		case "cpu_baselines":
+			var zb0002 uint32
+			zb0002, bts, err = msgp.ReadArrayHeaderBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "CPUBaselines")
+				return
+			}
+			if cap(z.CPUBaselines) >= int(zb0002) {
+				z.CPUBaselines = (z.CPUBaselines)[:zb0002]
+			} else {
+				z.CPUBaselines = make([]api.Pair, zb0002)
+			}
+			for za0001 := range z.CPUBaselines {
+				bts, err = z.CPUBaselines[za0001].UnmarshalMsg(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "CPUBaselines", za0001)
+					return
+				}
+			}
 		default:
 			bts, err = msgp.Skip(bts)
 			if err != nil {
@@ -2007,7 +2042,10 @@ func (z *MetaRecord) Msgsize() (s int) {
 	} else {
 		s += z.Recovery.Msgsize()
 	}
-	s += 10 + z.Scheduler.Msgsize() + 3 + z.HA.Msgsize()
+	s += 10 + z.Scheduler.Msgsize() + 3 + z.HA.Msgsize() + 14 + msgp.ArrayHeaderSize
+	for za0001 := range z.CPUBaselines {
+		s += z.CPUBaselines[za0001].Msgsize()
+	}
 	return
 }
 

@@ -92,6 +92,7 @@ func (c *NodeRegister) apply(tx *Txn) (any, error) {
 		}
 	}
 	n.Pools = tx.bringPools(n.Pools)
+	keepModels(old, &n)
 	nodeDef.put(tx, &n)
 	sessionDef.put(tx, &SessionRecord{NodeID: n.ID, SessionID: c.SessionID, Index: tx.index})
 	if c.MaxGeneration > tx.s.meta.Generation {

@@ -195,7 +195,7 @@ func (tx *Txn) grant(it *PlaceItem, vm *api.VM) (api.Epoch, error) {
 	placementDef.put(tx, &api.Placement{
 		VMID: vm.ID, Namespace: vm.Namespace, VMName: vm.Name, NodeID: n.ID, Epoch: v.Epoch, Desired: vm.Power,
 		Reserved: api.Resources{CPU: ask.CPU, Memory: ask.Memory}, State: api.StatePending, StateTime: tx.now,
-		CreateTime: tx.now, CreateIndex: tx.index, ModifyIndex: tx.index,
+		CPUModel: tx.startModel(&vm.Spec, n), CreateTime: tx.now, CreateIndex: tx.index, ModifyIndex: tx.index,
 	})
 	return v.Epoch, nil
 }
@@ -255,7 +255,7 @@ func (tx *Txn) placeAdmit(it *PlaceItem, vm *api.VM, p *api.Placement) (api.Epoc
 	}
 	q := *p
 	q.Desired, q.Reserved = vm.Power, api.Resources{CPU: ask.CPU, Memory: ask.Memory}
-	q.ModifyIndex = tx.index
+	q.CPUModel, q.ModifyIndex = tx.startModel(&vm.Spec, n), tx.index
 	placementDef.put(tx, &q)
 	return q.Epoch, nil
 }

@@ -303,6 +303,7 @@ func (tx *Txn) respec(old *api.VM, spec *api.VMSpec, ids []api.ID) (*api.VM, boo
 			return nil, false, err
 		}
 	}
+	tx.remodel(old, &vm)
 	v := versionOf(old)
 	versionDef.put(tx, v)
 	if old.SpecVersion > keepVersions {

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/fsm"
 )
 
 // The names of the checks, as they stand in api.NodeVerdict.Failed.
@@ -13,6 +14,7 @@ const (
 	FailEligibility = "eligibility" // cordoned, not ready or out of reach
 	FailDatacenter  = "datacenter"
 	FailDriver      = "driver" // no healthy hypervisor that can do it
+	FailCPUModel    = "cpu-model"
 	FailNetwork     = "network"
 	FailPool        = "pool"
 	FailConstraint  = "constraint"
@@ -58,7 +60,7 @@ type networkLookup func(name string) *api.Network
 // newFilter compiles what a VM's spec and volumes ask of any node.
 func newFilter(spec *api.VMSpec, pools []needPool, lookup networkLookup) *filter {
 	f := &filter{datacenters: spec.Datacenters, firmware: spec.Firmware, pools: pools}
-	if m := spec.CPU.Model; m != "" && m != "baseline" && m != "host" {
+	if m := spec.CPU.Model; m != "" && m != api.ModelBaseline && m != api.ModelHost {
 		f.model = m
 	}
 	for _, c := range spec.Constraints {
@@ -103,6 +105,9 @@ func (f *filter) check(n *api.Node) (failed, reason string) {
 	if reason := f.checkDriver(n); reason != "" {
 		return FailDriver, reason
 	}
+	if f.model != "" && !fsm.GivesModel(n, f.model) {
+		return FailCPUModel, fmt.Sprintf("cannot give the CPU model %q", f.model)
+	}
 	for _, w := range f.networks {
 		if w.bridge != "" && !slices.Contains(n.Networks, w.bridge) && !slices.Contains(n.Networks, w.name) {
 			return FailNetwork, fmt.Sprintf("has no bridge %q for network %q", w.bridge, w.name)
@@ -145,7 +150,7 @@ func (f *filter) checkGuard(n *api.Node) string {
 	return "has no guard, which ha = restart needs"
 }
 
-// checkDriver wants one healthy driver that has the firmware and the CPU model.
+// checkDriver wants one healthy driver that has the firmware.
 // A driver that publishes no list is taken to have everything of that kind.
 func (f *filter) checkDriver(n *api.Node) string {
 	reason := "has no hypervisor driver"
@@ -156,8 +161,6 @@ func (f *filter) checkDriver(n *api.Node) string {
 			reason = fmt.Sprintf("driver %s is not healthy: %s", d.Name, d.Error)
 		case f.firmware == api.FirmwareUEFI && len(d.Firmware) > 0 && !slices.Contains(d.Firmware, string(f.firmware)):
 			reason = fmt.Sprintf("driver %s has no %s firmware", d.Name, f.firmware)
-		case f.model != "" && len(d.CPUModels) > 0 && !slices.Contains(d.CPUModels, f.model):
-			reason = fmt.Sprintf("driver %s cannot give the CPU model %q", d.Name, f.model)
 		default:
 			return ""
 		}
