@@ -171,7 +171,12 @@ func (h *Host) PowerOff(context.Context) error {
 	syscall.Kill(-h.init.Process.Pid, syscall.SIGKILL)
 	h.init = nil
 	if h.done != nil {
-		<-h.done
+		select {
+		case <-h.done:
+		default: // what waits for a stopped agent is stopped itself
+			_ = h.agent.Process.Signal(syscall.SIGCONT)
+			<-h.done
+		}
 	}
 	if errors.Is(err, syscall.ESRCH) || errors.Is(err, os.ErrNotExist) {
 		return nil
