@@ -58,15 +58,16 @@ var floors = map[string][]string{
 	"agent":        {"api", "fsm", "cluster", "cluster/acl", "cluster/keyring", "cluster/rpc", "agent/*", "agent/client", "agent/http"},
 	"command":      {"api"},
 
-	"e2e":          {"api", "e2e/lab", "e2e/faults"},
-	"e2e/lab":      {"api"},
-	"e2e/demo":     {"api", "e2e/lab"},
-	"e2e/report":   {},
-	"e2e/detector": {},
-	"e2e/truth":    {"e2e/lab"},
-	"e2e/faults":   {"api", "e2e/lab", "e2e/detector", "e2e/truth"},
-	"e2e/fleet":    {"api", "fsm", "cluster", "cluster/acl", "cluster/rpc", "agent/*", "agent/client"},
-	"e2e/bench":    {"api", "e2e/fleet", "e2e/lab", "fsm", "cluster", "cluster/keyring", "cluster/rpc", "agent/*"},
+	"e2e":            {"api", "e2e/lab", "e2e/faults"},
+	"e2e/lab":        {"api"},
+	"e2e/demo":       {"api", "e2e/lab"},
+	"e2e/report":     {},
+	"e2e/detector":   {},
+	"e2e/truth":      {"e2e/lab"},
+	"e2e/faults":     {"api", "e2e/lab", "e2e/detector", "e2e/truth"},
+	"e2e/faults/run": {"e2e/faults", "e2e/lab"},
+	"e2e/fleet":      {"api", "fsm", "cluster", "cluster/acl", "cluster/rpc", "agent/*", "agent/client"},
+	"e2e/bench":      {"api", "e2e/fleet", "e2e/lab", "fsm", "cluster", "cluster/keyring", "cluster/rpc", "agent/*"},
 }
 
 // byFile names the single files that may import more than their package.

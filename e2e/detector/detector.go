@@ -16,7 +16,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -85,16 +84,16 @@ func state(b []byte) (s State, ok bool) {
 	return State{Boots: le.Uint32(b[4:]), Nonce: le.Uint64(b[8:]), Counter: le.Uint32(b[16:])}, true
 }
 
-// Read reads the volume of a guest that is stopped.
-func Read(ctx context.Context, path, format string) (v Verdict, err error) {
-	dir, err := os.MkdirTemp("", "detector")
+// Read reads the volume of a guest that is stopped. run runs a command where path
+// is known, and shares /tmp with this process.
+func Read(ctx context.Context, run func(ctx context.Context, args ...string) (string, error), path, format string) (v Verdict, err error) {
+	dir, err := os.MkdirTemp("/tmp", "detector")
 	if err != nil {
 		return v, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	raw := filepath.Join(dir, "head")
-	out, err := exec.CommandContext(ctx, "qemu-img", "dd", "-f", format, "-O", "raw", "bs=512", "count=3", "if="+path, "of="+raw).CombinedOutput()
-	if err != nil {
+	if out, err := run(ctx, "qemu-img", "dd", "-f", format, "-O", "raw", "bs=512", "count=3", "if="+path, "of="+raw); err != nil {
 		return v, fmt.Errorf("%s: %w: %s", path, err, out)
 	}
 	head, err := os.ReadFile(raw)
