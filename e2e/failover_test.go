@@ -12,15 +12,8 @@ import (
 
 	"github.com/novacron/novacron/agent/guard"
 	"github.com/novacron/novacron/api"
-	"github.com/novacron/novacron/cluster/lease"
 	"github.com/novacron/novacron/e2e/lab"
 )
-
-// leaseOnly lets VMs with ha = restart onto the lab's hosts, which have no watchdog.
-func leaseOnly(t *testing.T, ctx context.Context) {
-	t.Helper()
-	cli(t, ctx, "operator", "ha", "set", "-fencing", "lease-only")
-}
 
 // restarted waits until a VM runs on another host than before, and returns when
 // its process was first seen there (boot time).
@@ -39,36 +32,10 @@ func restarted(t *testing.T, ctx context.Context, vm api.ID, from *lab.Host) (*a
 	return s, seen
 }
 
-func TestAnHAVMRunsOnAfterThePowerLossOfItsHost(t *testing.T) {
-	ctx := limit(t, 6*time.Minute)
-	t.Cleanup(func() { remove(t, "phoenix") })
-	leaseOnly(t, ctx)
-	cli(t, ctx, "vm", "run", spec(t, guarded("phoenix")))
-	old := await(t, ctx, "phoenix", api.StateRunning)
-	h := host(t, old.Node)
-	armed(t, ctx, h, old.VM.ID)
-
-	off := guard.Boottime()
-	must.NoError(t, h.PowerOff(ctx))
-	now, seen := restarted(t, ctx, old.VM.ID, h)
-	t.Logf("restarted on %s %s after the power loss of %s", now.Node, (seen - off).Round(time.Millisecond), old.Node)
-	must.Eq(t, old.Placement.Epoch+1, now.Placement.Epoch)
-	must.Greater(t, lease.Default.Wait(false)-lease.Default.Heartbeat-time.Second, seen-off)
-
-	must.NoError(t, h.PowerOn(ctx))
-	must.NoError(t, h.StartAgent())
-	ready(t, ctx, old.Node)
-	must.Len(t, 1, pids(t, ctx, old.VM.ID))
-}
-
 func TestAHostThatIsCutOffEndsItsHAVMBeforeItRunsElsewhere(t *testing.T) {
 	ctx := limit(t, 6*time.Minute)
-	t.Cleanup(func() { remove(t, "phoenix") })
-	leaseOnly(t, ctx)
-	cli(t, ctx, "vm", "run", spec(t, guarded("phoenix")))
-	old := await(t, ctx, "phoenix", api.StateRunning)
+	old := runGuarded(t, ctx, "phoenix")
 	h := host(t, old.Node)
-	armed(t, ctx, h, old.VM.ID)
 
 	t.Cleanup(func() { must.NoError(t, h.Join(context.Background())) })
 	must.NoError(t, h.Cut(ctx))

@@ -223,10 +223,10 @@ func (h *Host) PID1() (int, error) {
 
 // Path is where this machine sees a file of the host, which must be on.
 func (h *Host) Path(name string) (string, error) {
-	if h.init == nil {
+	if h.init.Load() == nil {
 		return "", fmt.Errorf("host %s is off", h.Name)
 	}
-	pid, err := h.pid1()
+	pid, err := h.PID1()
 	return filepath.Join("/proc", strconv.Itoa(pid), "root", name), err
 }
 
