@@ -27,6 +27,7 @@ var floors = map[string][]string{
 
 	"api/netconfig":                {"api"},
 	"api/hostile":                  {"api"}, // for tests
+	"api/mutant":                   {},
 	"fsm/event":                    {"api"},
 	"cluster/acl":                  {"api"},
 	"cluster/peer":                 {"api"},
@@ -34,7 +35,7 @@ var floors = map[string][]string{
 	"cluster/rpc":                  {"api", "cluster/acl"},
 	"agent/cloudinit":              {"api", "api/netconfig"},
 	"agent/fingerprint":            {"api"},
-	"agent/guard":                  {"api"},
+	"agent/guard":                  {"api", "api/mutant"},
 	"agent/hypervisor":             {"api"},
 	"agent/hypervisor/conformance": {"api", "agent/hypervisor"},
 	"agent/hypervisor/libvirt":     {"api", "agent/hypervisor"},
@@ -48,11 +49,11 @@ var floors = map[string][]string{
 	"agent/storage/sim":            {"api", "agent/storage"},
 	"agent/telemetry":              {"api"},
 
-	"fsm":       {"api", "fsm/event"},
+	"fsm":       {"api", "api/mutant", "fsm/event"},
 	"scheduler": {"api", "fsm"},
 	"cluster":   {"api", "api/netconfig", "fsm", "fsm/event", "scheduler", "cluster/acl", "cluster/keyring", "cluster/peer", "cluster/rpc"},
 
-	"agent/client": {"api", "cluster/rpc", "cluster/acl", "agent/*"},
+	"agent/client": {"api", "api/mutant", "cluster/rpc", "cluster/acl", "agent/*"},
 	"agent/http":   {"api", "api/netconfig"},
 	"agent":        {"api", "fsm", "cluster", "cluster/acl", "cluster/keyring", "cluster/rpc", "agent/*", "agent/client", "agent/http"},
 	"command":      {"api"},
