@@ -56,6 +56,9 @@ type HAConfig struct {
 	ModifyIndex Index `json:"modify_index,omitempty" msg:"modify_index,omitempty"`
 }
 
+// IsZero reports whether nothing was ever set.
+func (c HAConfig) IsZero() bool { return c == HAConfig{} }
+
 // HAHold is why nothing is restarted elsewhere.
 type HAHold struct {
 	// Storm: the leader set it because too many nodes fell silent together. It

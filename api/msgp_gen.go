@@ -2897,8 +2897,8 @@ func (z *Error) Msgsize() (s int) {
 func (z *Event) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	// check for omitted fields
-	zb0001Len := uint32(9)
-	var zb0001Mask uint16 /* 9 bits */
+	zb0001Len := uint32(10)
+	var zb0001Mask uint16 /* 10 bits */
 	_ = zb0001Mask
 	if z.Index == 0 {
 		zb0001Len--
@@ -2935,6 +2935,10 @@ func (z *Event) MarshalMsg(b []byte) (o []byte, err error) {
 	if z.Payload == nil {
 		zb0001Len--
 		zb0001Mask |= 0x100
+	}
+	if z.Transient == false {
+		zb0001Len--
+		zb0001Mask |= 0x200
 	}
 	// variable map header, size zb0001Len
 	o = append(o, 0x80|uint8(zb0001Len))
@@ -2988,6 +2992,11 @@ func (z *Event) MarshalMsg(b []byte) (o []byte, err error) {
 			// string "payload"
 			o = append(o, 0xa7, 0x70, 0x61, 0x79, 0x6c, 0x6f, 0x61, 0x64)
 			o = msgp.AppendBytes(o, z.Payload)
+		}
+		if (zb0001Mask & 0x200) == 0 { // if not omitted
+			// string "transient"
+			o = append(o, 0xa9, 0x74, 0x72, 0x61, 0x6e, 0x73, 0x69, 0x65, 0x6e, 0x74)
+			o = msgp.AppendBool(o, z.Transient)
 		}
 	}
 	return
@@ -3086,6 +3095,12 @@ func (z *Event) UnmarshalMsg(bts []byte) (o []byte, err error) {
 				err = msgp.WrapError(err, "Payload")
 				return
 			}
+		case "transient":
+			z.Transient, bts, err = msgp.ReadBoolBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Transient")
+				return
+			}
 		default:
 			bts, err = msgp.Skip(bts)
 			if err != nil {
@@ -3104,7 +3119,7 @@ func (z *Event) Msgsize() (s int) {
 	for za0001 := range z.Related {
 		s += msgp.StringPrefixSize + len(z.Related[za0001])
 	}
-	s += 8 + msgp.StringPrefixSize + len(z.Message) + 5 + msgp.Int64Size + 8 + msgp.BytesPrefixSize + len(z.Payload)
+	s += 8 + msgp.StringPrefixSize + len(z.Message) + 5 + msgp.Int64Size + 8 + msgp.BytesPrefixSize + len(z.Payload) + 10 + msgp.BoolSize
 	return
 }
 
@@ -17314,8 +17329,8 @@ func (z *ParseRequest) Msgsize() (s int) {
 func (z *Placement) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	// check for omitted fields
-	zb0001Len := uint32(24)
-	var zb0001Mask uint32 /* 24 bits */
+	zb0001Len := uint32(25)
+	var zb0001Mask uint32 /* 25 bits */
 	_ = zb0001Mask
 	if z.Namespace == "" {
 		zb0001Len--
@@ -17396,6 +17411,10 @@ func (z *Placement) MarshalMsg(b []byte) (o []byte, err error) {
 	if z.Fenced == "" {
 		zb0001Len--
 		zb0001Mask |= 0x800000
+	}
+	if z.CPUModel == "" {
+		zb0001Len--
+		zb0001Mask |= 0x1000000
 	}
 	// variable map header, size zb0001Len
 	o = msgp.AppendMapHeader(o, zb0001Len)
@@ -17520,6 +17539,11 @@ func (z *Placement) MarshalMsg(b []byte) (o []byte, err error) {
 			// string "fenced"
 			o = append(o, 0xa6, 0x66, 0x65, 0x6e, 0x63, 0x65, 0x64)
 			o = msgp.AppendString(o, string(z.Fenced))
+		}
+		if (zb0001Mask & 0x1000000) == 0 { // if not omitted
+			// string "cpu_model"
+			o = append(o, 0xa9, 0x63, 0x70, 0x75, 0x5f, 0x6d, 0x6f, 0x64, 0x65, 0x6c)
+			o = msgp.AppendString(o, z.CPUModel)
 		}
 	}
 	return
@@ -17736,6 +17760,12 @@ func (z *Placement) UnmarshalMsg(bts []byte) (o []byte, err error) {
 				}
 				z.Fenced = EvidenceKind(zb0011)
 			}
+		case "cpu_model":
+			z.CPUModel, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "CPUModel")
+				return
+			}
 		default:
 			bts, err = msgp.Skip(bts)
 			if err != nil {
@@ -17754,7 +17784,7 @@ func (z *Placement) Msgsize() (s int) {
 	for za0003 := range z.Addresses {
 		s += msgp.StringPrefixSize + len(z.Addresses[za0003])
 	}
-	s += 11 + msgp.Int64Size + 11 + msgp.Int64Size + 12 + msgp.Int64Size + 13 + msgp.Uint64Size + 13 + msgp.Uint64Size + 8 + msgp.ArrayHeaderSize + (16 * (msgp.ByteSize)) + 4 + msgp.Uint64Size + 6 + msgp.BoolSize + 7 + msgp.StringPrefixSize + len(string(z.Fenced))
+	s += 11 + msgp.Int64Size + 11 + msgp.Int64Size + 12 + msgp.Int64Size + 13 + msgp.Uint64Size + 13 + msgp.Uint64Size + 8 + msgp.ArrayHeaderSize + (16 * (msgp.ByteSize)) + 4 + msgp.Uint64Size + 6 + msgp.BoolSize + 7 + msgp.StringPrefixSize + len(string(z.Fenced)) + 10 + msgp.StringPrefixSize + len(z.CPUModel)
 	return
 }
 
@@ -20118,9 +20148,13 @@ func (z *SchedulerConfigApply) Msgsize() (s int) {
 func (z *SchedulerConfigResponse) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	// check for omitted fields
-	zb0001Len := uint32(2)
-	var zb0001Mask uint8 /* 2 bits */
+	zb0001Len := uint32(3)
+	var zb0001Mask uint8 /* 3 bits */
 	_ = zb0001Mask
+	if z.CPUBaselines == nil {
+		zb0001Len--
+		zb0001Mask |= 0x4
+	}
 	// variable map header, size zb0001Len
 	o = append(o, 0x80|uint8(zb0001Len))
 
@@ -20139,6 +20173,41 @@ func (z *SchedulerConfigResponse) MarshalMsg(b []byte) (o []byte, err error) {
 		if err != nil {
 			err = msgp.WrapError(err, "Config")
 			return
+		}
+		if (zb0001Mask & 0x4) == 0 { // if not omitted
+			// string "cpu_baselines"
+			o = append(o, 0xad, 0x63, 0x70, 0x75, 0x5f, 0x62, 0x61, 0x73, 0x65, 0x6c, 0x69, 0x6e, 0x65, 0x73)
+			o = msgp.AppendArrayHeader(o, uint32(len(z.CPUBaselines)))
+			for za0001 := range z.CPUBaselines {
+				// check for omitted fields
+				zb0002Len := uint32(2)
+				var zb0002Mask uint8 /* 2 bits */
+				_ = zb0002Mask
+				if z.CPUBaselines[za0001].K == "" {
+					zb0002Len--
+					zb0002Mask |= 0x1
+				}
+				if z.CPUBaselines[za0001].V == "" {
+					zb0002Len--
+					zb0002Mask |= 0x2
+				}
+				// variable map header, size zb0002Len
+				o = append(o, 0x80|uint8(zb0002Len))
+
+				// skip if no fields are to be emitted
+				if zb0002Len != 0 {
+					if (zb0002Mask & 0x1) == 0 { // if not omitted
+						// string "k"
+						o = append(o, 0xa1, 0x6b)
+						o = msgp.AppendString(o, z.CPUBaselines[za0001].K)
+					}
+					if (zb0002Mask & 0x2) == 0 { // if not omitted
+						// string "v"
+						o = append(o, 0xa1, 0x76)
+						o = msgp.AppendString(o, z.CPUBaselines[za0001].V)
+					}
+				}
+			}
 		}
 	}
 	return
@@ -20174,6 +20243,54 @@ func (z *SchedulerConfigResponse) UnmarshalMsg(bts []byte) (o []byte, err error)
 				err = msgp.WrapError(err, "Config")
 				return
 			}
+		case "cpu_baselines":
+			var zb0002 uint32
+			zb0002, bts, err = msgp.ReadArrayHeaderBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "CPUBaselines")
+				return
+			}
+			if cap(z.CPUBaselines) >= int(zb0002) {
+				z.CPUBaselines = (z.CPUBaselines)[:zb0002]
+			} else {
+				z.CPUBaselines = make(Pairs, zb0002)
+			}
+			for za0001 := range z.CPUBaselines {
+				var zb0003 uint32
+				zb0003, bts, err = msgp.ReadMapHeaderBytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "CPUBaselines", za0001)
+					return
+				}
+				for zb0003 > 0 {
+					zb0003--
+					field, bts, err = msgp.ReadMapKeyZC(bts)
+					if err != nil {
+						err = msgp.WrapError(err, "CPUBaselines", za0001)
+						return
+					}
+					switch msgp.UnsafeString(field) {
+					case "k":
+						z.CPUBaselines[za0001].K, bts, err = msgp.ReadStringBytes(bts)
+						if err != nil {
+							err = msgp.WrapError(err, "CPUBaselines", za0001, "K")
+							return
+						}
+					case "v":
+						z.CPUBaselines[za0001].V, bts, err = msgp.ReadStringBytes(bts)
+						if err != nil {
+							err = msgp.WrapError(err, "CPUBaselines", za0001, "V")
+							return
+						}
+					default:
+						bts, err = msgp.Skip(bts)
+						if err != nil {
+							err = msgp.WrapError(err, "CPUBaselines", za0001)
+							return
+						}
+					}
+				}
+			}
 		default:
 			bts, err = msgp.Skip(bts)
 			if err != nil {
@@ -20188,7 +20305,10 @@ func (z *SchedulerConfigResponse) UnmarshalMsg(bts []byte) (o []byte, err error)
 
 // Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
 func (z *SchedulerConfigResponse) Msgsize() (s int) {
-	s = 1 + 5 + z.QueryMeta.Msgsize() + 7 + z.Config.Msgsize()
+	s = 1 + 5 + z.QueryMeta.Msgsize() + 7 + z.Config.Msgsize() + 14 + msgp.ArrayHeaderSize
+	for za0001 := range z.CPUBaselines {
+		s += 1 + 2 + msgp.StringPrefixSize + len(z.CPUBaselines[za0001].K) + 2 + msgp.StringPrefixSize + len(z.CPUBaselines[za0001].V)
+	}
 	return
 }
 

@@ -62,6 +62,10 @@ type Placement struct {
 	// Fenced is the evidence that the VM runs no more where it was, at this epoch;
 	// empty for none.
 	Fenced EvidenceKind `json:"fenced,omitempty" msg:"fenced,omitempty"`
+	// CPUModel is the CPU that the guest was started with, or is started with next:
+	// "host" or a model by name. It goes along when a guest is moved. Empty: the
+	// node has chosen.
+	CPUModel string `json:"cpu_model,omitempty" msg:"cpu_model,omitempty"`
 }
 
 // Tombstone orders a node to stop a VM that it holds at Epoch or lower, and

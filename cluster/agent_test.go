@@ -302,6 +302,7 @@ func (n *fakeNode) carryOut(ctx context.Context, b *api.OrderBatch) {
 			v.State, v.Version = api.StatePaused, o.SpecVersion
 		default:
 			v.State, v.Version, v.Reboots, v.Resets = api.StateRunning, o.SpecVersion, o.Reboots, o.Resets
+			v.Armed = n.node.Guard != api.GuardNone && o.Spec.HA.Policy == api.HARestart
 		}
 		r.VMs = append(r.VMs, v)
 		for _, vol := range o.Volumes {

@@ -241,7 +241,9 @@ func TestTheDestinationIsClearedOnlyWhenTheSourceIsThere(t *testing.T) {
 // What the destination said before the source had ended may be overtaken: it is
 // asked once more before its copy, maybe the only one, is ended.
 func TestTheOnlyCopyIsNotEndedOnAnOldWord(t *testing.T) {
-	say := func(s api.EndState, attempt int32) side { return side{MigrationEnd: api.MigrationEnd{State: s, Attempt: attempt}} }
+	say := func(s api.EndState, attempt int32) side {
+		return side{MigrationEnd: api.MigrationEnd{State: s, Attempt: attempt}}
+	}
 	m := &api.Migration{Phase: api.MigrationAborting, Mode: api.MigrateLive, Attempts: 2}
 	src := say(api.EndAbsent, 1)
 	for state, want := range map[api.EndState]move{
@@ -357,7 +359,7 @@ func TestALostSourceWithACompleteDestinationIsACommit(t *testing.T) {
 	w.phase(api.MigrationSwitched)
 	w.ok(&NodeStatus{Items: []NodeStatusItem{{NodeID: id('n', 1), Status: api.NodeSuspect}}})
 	w.phase(api.MigrationSwitched)
-	w.ok(&NodeStatus{Items: []NodeStatusItem{{NodeID: id('n', 1), Status: api.NodeLost}}})
+	w.ok(w.lost(1, api.EvidenceOperator))
 	w.phase(api.MigrationCommitted)
 	must.Eq(t, id('n', 2), w.s().Placement(id('m', 1)).NodeID)
 }

@@ -194,6 +194,15 @@ func (h *Host) pid1() (int, error) {
 	return strconv.Atoi(fields[0])
 }
 
+// Path is where this machine sees a file of the host, which must be on.
+func (h *Host) Path(name string) (string, error) {
+	if h.init == nil {
+		return "", fmt.Errorf("host %s is off", h.Name)
+	}
+	pid, err := h.pid1()
+	return filepath.Join("/proc", strconv.Itoa(pid), "root", name), err
+}
+
 // Command is a command that runs on the host.
 func (h *Host) Command(ctx context.Context, args ...string) (*exec.Cmd, error) {
 	if h.init == nil {
@@ -223,7 +232,11 @@ func (h *Host) Run(ctx context.Context, args ...string) (string, error) {
 // Kill sends a signal to every process of that name on the host; that there is
 // none is no error.
 func (h *Host) Kill(ctx context.Context, signal, name string) error {
-	_, err := h.Run(ctx, "pkill", "-"+signal, "-x", name)
+	return h.pkill(ctx, signal, "-x", name)
+}
+
+func (h *Host) pkill(ctx context.Context, signal string, pattern ...string) error {
+	_, err := h.Run(ctx, append([]string{"pkill", "-" + signal}, pattern...)...)
 	var exit *exec.ExitError
 	if errors.As(err, &exit) && exit.ExitCode() == 1 {
 		return nil
