@@ -217,7 +217,7 @@ func (tx *Txn) admit(m *api.Migration, c *MigrationStep) error {
 		return raced("the destination is not the one that was asked for")
 	}
 	for old := range tx.s.MigrationsOf(vm.ID) {
-		if !old.Phase.Active() && !tx.clean(old) && !mutant.On(mutant.AdmitUnclean) {
+		if !old.Phase.Active() && !tx.clean(old) {
 			return raced("what migration %s left is still being cleaned up", old.ID.Short())
 		}
 	}
@@ -281,7 +281,7 @@ func (tx *Txn) moveAsk(vm *api.VM, p *api.Placement, n *api.Node) ([]api.ID, Ask
 // abort ends a migration while the source can still go on.
 func (tx *Txn) abort(m *api.Migration, code api.Code, message string) error {
 	switch {
-	case !m.Phase.Open() && !mutant.On(mutant.CancelCommitted):
+	case !m.Phase.Open():
 		return api.Errorf(api.CodeState, "migration %s is %s: it cannot be ended any more", m.ID.Short(), m.Phase)
 	case (m.Source.State == api.EndAbsent || m.KillSource && !mutant.On(mutant.AbortAfterKill)) && m.Mode != api.MigrateCold:
 		return api.Errorf(api.CodeState, "migration %s is past its point of no return: the guest has left %s", m.ID.Short(), m.FromNode)
@@ -331,7 +331,7 @@ func (tx *Txn) putMigration(old, m *api.Migration) *api.Migration {
 // side is an end with what is known of its node. What was said before the
 // node's machine was started anew counts no more.
 func (tx *Txn) side(vm, node api.ID, e api.MigrationEnd) side {
-	if n := tx.s.Node(node); n != nil && e.BootID != "" && e.BootID != n.BootID && !mutant.On(mutant.OldBoot) {
+	if n := tx.s.Node(node); n != nil && e.BootID != "" && e.BootID != n.BootID {
 		e = api.MigrationEnd{State: api.EndUnknown, Attempt: e.Attempt, Clean: e.Clean}
 	}
 	return side{MigrationEnd: e, lost: !node.IsZero() && tx.lostFor(vm, node)}

@@ -75,7 +75,7 @@ func decideProposed(src, dst side) move {
 // decideCopying is the decision table of reliability: rows are the source,
 // columns the destination.
 func decideCopying(m *api.Migration, src, dst side) move {
-	here := src.Attempt == m.Attempts || mutant.On(mutant.AnyAttempt)
+	here := src.Attempt == m.Attempts
 	if mutant.On(mutant.CommitOnDestination) && dst.State == api.EndComplete {
 		return moveCommit
 	}

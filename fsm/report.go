@@ -4,7 +4,6 @@ import (
 	"slices"
 
 	"github.com/novacron/novacron/api"
-	"github.com/novacron/novacron/api/mutant"
 )
 
 // NodeReports is what nodes say of their VMs, volumes and images. What does not
@@ -58,7 +57,7 @@ func (k *checker) vmReports(field string, list []api.VMReport) {
 func (c *NodeReports) apply(tx *Txn) (any, error) {
 	for i := range c.Reports {
 		r := &c.Reports[i]
-		if s := tx.s.Session(r.NodeID); (s.IsZero() || s != r.SessionID) && !mutant.On(mutant.OldSession) {
+		if s := tx.s.Session(r.NodeID); s.IsZero() || s != r.SessionID {
 			continue
 		}
 		for j := range r.VMs {

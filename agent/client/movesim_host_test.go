@@ -89,8 +89,8 @@ func (n *simNode) step(ev event) {
 	if out.op != opNone {
 		n.w.after(n.living(func() {
 			n.perform(out.op, next)
-			if mutant.On(mutant.JournalLate) && n.up {
-				n.record, n.written = n.m.record, true
+			if mutant.On(mutant.JournalLate) {
+				n.w.after(n.living(func() { n.record, n.written = n.m.record, true }))
 			}
 		}))
 	}

@@ -96,7 +96,7 @@ func (m *machine) decideMove(e env, out *output) (o op, done bool) {
 	case m.Move.IsZero():
 		return opNone, false
 	case !m.moving: // a part that no server has confirmed in this session is nobody's to go on with
-		return opNone, m.handedOver() && !mutant.On(mutant.UnconfirmedGoesOn)
+		return opNone, m.handedOver()
 	case m.Move.In:
 		return m.decideIn(e, out)
 	}
@@ -118,7 +118,7 @@ func (m *machine) decideOut(e env, out *output) (op, bool) {
 		}
 		return m.cleanMove(e, out)
 	}
-	if v.Phase == api.MigrationCopying && (v.Begun < v.Attempt || mutant.On(mutant.BeginAgain) && v.Over) {
+	if v.Phase == api.MigrationCopying && v.Begun < v.Attempt {
 		if m.wavers(e) {
 			return opNone, true
 		}
@@ -129,9 +129,6 @@ func (m *machine) decideOut(e env, out *output) (op, bool) {
 			return opMoveEnd, true
 		}
 		return opNone, true
-	}
-	if mutant.On(mutant.SourceResumesEarly) && m.dom.kind == domPaused && m.dom.reason == hypervisor.ReasonMigrating {
-		return opResume, true
 	}
 	switch {
 	case v.Begun == 0:

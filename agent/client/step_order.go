@@ -11,7 +11,7 @@ func (m *machine) absorb(o *api.Order, generation uint64) verdict {
 		return m.absorbTombstone(o, generation)
 	}
 	switch {
-	case o.Epoch < m.Epoch && !mutant.On(mutant.OldEpochAccepted):
+	case o.Epoch < m.Epoch:
 		return orderRefused
 	case o.Epoch == m.Epoch && m.Revoked:
 		return orderStale
