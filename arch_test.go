@@ -30,12 +30,14 @@ var floors = map[string][]string{
 	"api/hostile":                  {"api"}, // for tests
 	"fsm/event":                    {"api"},
 	"cluster/acl":                  {"api"},
+	"cluster/lease":                {"api"},
 	"cluster/peer":                 {"api"},
 	"cluster/keyring":              {"api"},
 	"cluster/rpc":                  {"api", "cluster/acl"},
 	"agent/cloudinit":              {"api", "api/netconfig"},
 	"agent/fingerprint":            {"api"},
 	"agent/guard":                  {"api"},
+	"agent/guard/sim":              {"api", "agent/guard"},
 	"agent/hypervisor":             {"api"},
 	"agent/hypervisor/conformance": {"api", "agent/hypervisor"},
 	"agent/hypervisor/libvirt":     {"api", "agent/hypervisor"},
@@ -51,7 +53,7 @@ var floors = map[string][]string{
 
 	"fsm":       {"api", "fsm/event"},
 	"scheduler": {"api", "fsm"},
-	"cluster":   {"api", "api/netconfig", "fsm", "fsm/event", "scheduler", "cluster/acl", "cluster/keyring", "cluster/peer", "cluster/rpc"},
+	"cluster":   {"api", "api/netconfig", "fsm", "fsm/event", "scheduler", "cluster/acl", "cluster/keyring", "cluster/lease", "cluster/peer", "cluster/rpc"},
 
 	"agent/client": {"api", "api/faultpoint", "cluster/rpc", "cluster/acl", "agent/*"},
 	"agent/http":   {"api", "api/netconfig"},

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/novacron/novacron/agent/client"
+	guardsim "github.com/novacron/novacron/agent/guard/sim"
 	"github.com/novacron/novacron/agent/hypervisor"
 	"github.com/novacron/novacron/agent/hypervisor/sim"
 	"github.com/novacron/novacron/agent/network"
@@ -27,6 +28,8 @@ type Options struct {
 	// SimHost, if set, is the machine of the simulated hypervisor: it outlives
 	// the agent, so that a test can restart one.
 	SimHost *sim.Host
+	// SimGuard, if set, is the guard of SimHost; without it a simulated node has none.
+	SimGuard *guardsim.Guard
 }
 
 // Agent is one node's process at work.
@@ -213,6 +216,9 @@ func (a *Agent) stop(ctx context.Context) error {
 	var errs []error
 	if a.front != nil {
 		errs = append(errs, a.front.close())
+	}
+	if a.client != nil { // while it still beats
+		a.disarm(ctx)
 	}
 	if a.cfg.LeaveOnTerminate {
 		a.leave(ctx)

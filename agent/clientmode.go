@@ -69,9 +69,13 @@ func (a *Agent) startClient(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	guards, err := a.openGuard(m)
+	if err != nil {
+		return err
+	}
 	c := client.Config{
-		Moves: moves,
-		Node:  a.node(), Dir: a.cfg.ClientDir(), Driver: m.driver, Pools: pools, Images: images, Networks: m.networks,
+		Moves: moves, Guard: guards,
+		Node: a.node(), Dir: a.cfg.ClientDir(), Driver: m.driver, Pools: pools, Images: images, Networks: m.networks,
 		ImageIdle: a.cfg.Client.imageIdle(),
 		Facts:     a.facts, Sample: fingerprint.NewSampler("").Sample, MakeSeed: makeSeed, Logger: a.log.Logger,
 		Labels: func() api.Pairs {

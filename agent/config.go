@@ -107,7 +107,22 @@ type Client struct {
 	ImageIdle  string      `hcl:"image_idle,optional"`
 	Reserved   *Reserved   `hcl:"reserved,block"`
 	Hypervisor *Hypervisor `hcl:"hypervisor,block"`
+	Guard      *Guard      `hcl:"guard,block"`
 	Pools      []Pool      `hcl:"pool,block"`
+}
+
+// Guard is the process that ends this host's HA VMs when its lease is over
+// (novacron guard).
+type Guard struct {
+	// Dir is its folder, in memory and of root only: /run/novacron/guard (default).
+	// Empty: this node has no guard, and runs no VM with ha = restart.
+	Dir string `hcl:"dir,optional"`
+	// Spawn: the agent starts a guard when none answers (default true). As a service
+	// of its own it is safer.
+	Spawn bool `hcl:"spawn,optional"`
+	// Watchdog is the device that a guard which the agent starts is given, such as
+	// /dev/watchdog; empty: none.
+	Watchdog string `hcl:"watchdog,optional"`
 }
 
 // Reserved is what the host keeps for itself.
@@ -184,7 +199,7 @@ func Default() *Config {
 		Ports:     &Ports{HTTP: PortHTTP, RPC: PortRPC, Serf: PortSerf},
 		Log:       &Log{Level: "info", Format: "text"},
 		Server:    &Server{},
-		Client:    &Client{Reserved: &Reserved{}, Hypervisor: &Hypervisor{}},
+		Client:    &Client{Reserved: &Reserved{}, Hypervisor: &Hypervisor{}, Guard: &Guard{Dir: "/run/novacron/guard", Spawn: true}},
 		Join:      &Join{},
 		HTTP:      &HTTP{},
 		Telemetry: &Telemetry{Prometheus: true},

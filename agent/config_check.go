@@ -139,6 +139,18 @@ func (c *Config) checkClient(e *ConfigError) {
 	if a := cl.Hypervisor.Acceleration; a != "" {
 		c.checkOneOf(e, "client.hypervisor.acceleration", a, []string{"kvm", "tcg"})
 	}
+	g := cl.Guard
+	for _, f := range []struct{ path, value string }{{"client.guard.dir", g.Dir}, {"client.guard.watchdog", g.Watchdog}} {
+		if f.value != "" && (!filepath.IsAbs(f.value) || filepath.Clean(f.value) != f.value) {
+			e.add(c, f.path, fmt.Sprintf("%q is not a clean absolute path", f.value), "")
+		}
+	}
+	switch {
+	case g.Watchdog != "" && g.Dir == "":
+		e.add(c, "client.guard.watchdog", "there is no guard that could use it", "set dir, or leave watchdog out")
+	case g.Watchdog != "" && !g.Spawn:
+		e.add(c, "client.guard.watchdog", "it is for a guard that the agent starts, and spawn is false", "give -watchdog to the guard's own service")
+	}
 	for i, p := range cl.Pools {
 		path := "client.pool." + p.Name
 		if !nodeName.MatchString(p.Name) {

@@ -80,6 +80,16 @@ func (o OperatorClient) SchedulerSet(ctx context.Context, s *SchedulerConfigAppl
 	return put[SchedulerConfigResponse](ctx, o.c, o.c.write(http.MethodPut, "/v1/operator/scheduler", w), s)
 }
 
+// HAStatus shows the leases of the nodes and which VMs wait for a restart elsewhere.
+func (o OperatorClient) HAStatus(ctx context.Context, q *QueryOptions) (*HAStatus, error) {
+	return get[HAStatus](ctx, o.c, o.c.read("/v1/operator/ha", q))
+}
+
+// HAControl holds restarts elsewhere back, resumes or disarms them.
+func (o OperatorClient) HAControl(ctx context.Context, h *HAControl, w *WriteOptions) (*HAStatus, error) {
+	return put[HAStatus](ctx, o.c, o.c.write(http.MethodPut, "/v1/operator/ha", w), h)
+}
+
 // RecoveryGet says whether the region is in recovery after a restore.
 func (o OperatorClient) RecoveryGet(ctx context.Context, q *QueryOptions) (*Recovery, error) {
 	return get[Recovery](ctx, o.c, o.c.read("/v1/operator/recovery", q))

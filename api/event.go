@@ -28,6 +28,11 @@ type Event struct {
 	Message string   `json:"message,omitempty" msg:"message,omitempty"` // one line for people
 	Time    Time     `json:"time,omitempty" msg:"time,omitempty"`
 	Payload []byte   `json:"payload,omitempty" msg:"payload,omitempty"`
+	// Transient: not of the Raft log. It is sent only to those who read now, bears
+	// no index, is in no list, and may be left out. So is the progress of a
+	// migration (type progress, at most one in a second; the payload is a
+	// MigrationProgress).
+	Transient bool `json:"transient,omitempty" msg:"transient,omitempty"`
 }
 
 // EventRequest opens a stream of events, or lists what the ring still holds.

@@ -2897,8 +2897,8 @@ func (z *Error) Msgsize() (s int) {
 func (z *Event) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	// check for omitted fields
-	zb0001Len := uint32(9)
-	var zb0001Mask uint16 /* 9 bits */
+	zb0001Len := uint32(10)
+	var zb0001Mask uint16 /* 10 bits */
 	_ = zb0001Mask
 	if z.Index == 0 {
 		zb0001Len--
@@ -2935,6 +2935,10 @@ func (z *Event) MarshalMsg(b []byte) (o []byte, err error) {
 	if z.Payload == nil {
 		zb0001Len--
 		zb0001Mask |= 0x100
+	}
+	if z.Transient == false {
+		zb0001Len--
+		zb0001Mask |= 0x200
 	}
 	// variable map header, size zb0001Len
 	o = append(o, 0x80|uint8(zb0001Len))
@@ -2988,6 +2992,11 @@ func (z *Event) MarshalMsg(b []byte) (o []byte, err error) {
 			// string "payload"
 			o = append(o, 0xa7, 0x70, 0x61, 0x79, 0x6c, 0x6f, 0x61, 0x64)
 			o = msgp.AppendBytes(o, z.Payload)
+		}
+		if (zb0001Mask & 0x200) == 0 { // if not omitted
+			// string "transient"
+			o = append(o, 0xa9, 0x74, 0x72, 0x61, 0x6e, 0x73, 0x69, 0x65, 0x6e, 0x74)
+			o = msgp.AppendBool(o, z.Transient)
 		}
 	}
 	return
@@ -3086,6 +3095,12 @@ func (z *Event) UnmarshalMsg(bts []byte) (o []byte, err error) {
 				err = msgp.WrapError(err, "Payload")
 				return
 			}
+		case "transient":
+			z.Transient, bts, err = msgp.ReadBoolBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Transient")
+				return
+			}
 		default:
 			bts, err = msgp.Skip(bts)
 			if err != nil {
@@ -3104,7 +3119,7 @@ func (z *Event) Msgsize() (s int) {
 	for za0001 := range z.Related {
 		s += msgp.StringPrefixSize + len(z.Related[za0001])
 	}
-	s += 8 + msgp.StringPrefixSize + len(z.Message) + 5 + msgp.Int64Size + 8 + msgp.BytesPrefixSize + len(z.Payload)
+	s += 8 + msgp.StringPrefixSize + len(z.Message) + 5 + msgp.Int64Size + 8 + msgp.BytesPrefixSize + len(z.Payload) + 10 + msgp.BoolSize
 	return
 }
 
@@ -3704,6 +3719,226 @@ func (z *EventRequest) Msgsize() (s int) {
 }
 
 // MarshalMsg implements msgp.Marshaler
+func (z *Evidence) MarshalMsg(b []byte) (o []byte, err error) {
+	o = msgp.Require(b, z.Msgsize())
+	// check for omitted fields
+	zb0001Len := uint32(8)
+	var zb0001Mask uint8 /* 8 bits */
+	_ = zb0001Mask
+	if z.Kind == "" {
+		zb0001Len--
+		zb0001Mask |= 0x1
+	}
+	if z.BootID == "" {
+		zb0001Len--
+		zb0001Mask |= 0x2
+	}
+	if z.Term == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x4
+	}
+	if z.By == "" {
+		zb0001Len--
+		zb0001Mask |= 0x8
+	}
+	if z.Silent == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x10
+	}
+	if z.Wait == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x20
+	}
+	if z.Time == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x40
+	}
+	if z.Index == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x80
+	}
+	// variable map header, size zb0001Len
+	o = append(o, 0x80|uint8(zb0001Len))
+
+	// skip if no fields are to be emitted
+	if zb0001Len != 0 {
+		if (zb0001Mask & 0x1) == 0 { // if not omitted
+			// string "kind"
+			o = append(o, 0xa4, 0x6b, 0x69, 0x6e, 0x64)
+			o = msgp.AppendString(o, string(z.Kind))
+		}
+		if (zb0001Mask & 0x2) == 0 { // if not omitted
+			// string "boot_id"
+			o = append(o, 0xa7, 0x62, 0x6f, 0x6f, 0x74, 0x5f, 0x69, 0x64)
+			o = msgp.AppendString(o, z.BootID)
+		}
+		if (zb0001Mask & 0x4) == 0 { // if not omitted
+			// string "term"
+			o = append(o, 0xa4, 0x74, 0x65, 0x72, 0x6d)
+			o = msgp.AppendUint64(o, z.Term)
+		}
+		if (zb0001Mask & 0x8) == 0 { // if not omitted
+			// string "by"
+			o = append(o, 0xa2, 0x62, 0x79)
+			o = msgp.AppendString(o, z.By)
+		}
+		if (zb0001Mask & 0x10) == 0 { // if not omitted
+			// string "silent"
+			o = append(o, 0xa6, 0x73, 0x69, 0x6c, 0x65, 0x6e, 0x74)
+			o = msgp.AppendInt64(o, int64(z.Silent))
+		}
+		if (zb0001Mask & 0x20) == 0 { // if not omitted
+			// string "wait"
+			o = append(o, 0xa4, 0x77, 0x61, 0x69, 0x74)
+			o = msgp.AppendInt64(o, int64(z.Wait))
+		}
+		if (zb0001Mask & 0x40) == 0 { // if not omitted
+			// string "time"
+			o = append(o, 0xa4, 0x74, 0x69, 0x6d, 0x65)
+			o = msgp.AppendInt64(o, int64(z.Time))
+		}
+		if (zb0001Mask & 0x80) == 0 { // if not omitted
+			// string "index"
+			o = append(o, 0xa5, 0x69, 0x6e, 0x64, 0x65, 0x78)
+			o = msgp.AppendUint64(o, uint64(z.Index))
+		}
+	}
+	return
+}
+
+// UnmarshalMsg implements msgp.Unmarshaler
+func (z *Evidence) UnmarshalMsg(bts []byte) (o []byte, err error) {
+	var field []byte
+	_ = field
+	var zb0001 uint32
+	zb0001, bts, err = msgp.ReadMapHeaderBytes(bts)
+	if err != nil {
+		err = msgp.WrapError(err)
+		return
+	}
+	for zb0001 > 0 {
+		zb0001--
+		field, bts, err = msgp.ReadMapKeyZC(bts)
+		if err != nil {
+			err = msgp.WrapError(err)
+			return
+		}
+		switch msgp.UnsafeString(field) {
+		case "kind":
+			{
+				var zb0002 string
+				zb0002, bts, err = msgp.ReadStringBytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Kind")
+					return
+				}
+				z.Kind = EvidenceKind(zb0002)
+			}
+		case "boot_id":
+			z.BootID, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "BootID")
+				return
+			}
+		case "term":
+			z.Term, bts, err = msgp.ReadUint64Bytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Term")
+				return
+			}
+		case "by":
+			z.By, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "By")
+				return
+			}
+		case "silent":
+			{
+				var zb0003 int64
+				zb0003, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Silent")
+					return
+				}
+				z.Silent = Duration(zb0003)
+			}
+		case "wait":
+			{
+				var zb0004 int64
+				zb0004, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Wait")
+					return
+				}
+				z.Wait = Duration(zb0004)
+			}
+		case "time":
+			{
+				var zb0005 int64
+				zb0005, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Time")
+					return
+				}
+				z.Time = Time(zb0005)
+			}
+		case "index":
+			{
+				var zb0006 uint64
+				zb0006, bts, err = msgp.ReadUint64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Index")
+					return
+				}
+				z.Index = Index(zb0006)
+			}
+		default:
+			bts, err = msgp.Skip(bts)
+			if err != nil {
+				err = msgp.WrapError(err)
+				return
+			}
+		}
+	}
+	o = bts
+	return
+}
+
+// Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
+func (z *Evidence) Msgsize() (s int) {
+	s = 1 + 5 + msgp.StringPrefixSize + len(string(z.Kind)) + 8 + msgp.StringPrefixSize + len(z.BootID) + 5 + msgp.Uint64Size + 3 + msgp.StringPrefixSize + len(z.By) + 7 + msgp.Int64Size + 5 + msgp.Int64Size + 5 + msgp.Int64Size + 6 + msgp.Uint64Size
+	return
+}
+
+// MarshalMsg implements msgp.Marshaler
+func (z EvidenceKind) MarshalMsg(b []byte) (o []byte, err error) {
+	o = msgp.Require(b, z.Msgsize())
+	o = msgp.AppendString(o, string(z))
+	return
+}
+
+// UnmarshalMsg implements msgp.Unmarshaler
+func (z *EvidenceKind) UnmarshalMsg(bts []byte) (o []byte, err error) {
+	{
+		var zb0001 string
+		zb0001, bts, err = msgp.ReadStringBytes(bts)
+		if err != nil {
+			err = msgp.WrapError(err)
+			return
+		}
+		(*z) = EvidenceKind(zb0001)
+	}
+	o = bts
+	return
+}
+
+// Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
+func (z EvidenceKind) Msgsize() (s int) {
+	s = msgp.StringPrefixSize + len(string(z))
+	return
+}
+
+// MarshalMsg implements msgp.Marshaler
 func (z *Explanation) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	// check for omitted fields
@@ -4250,6 +4485,768 @@ func (z *GetRequest) Msgsize() (s int) {
 }
 
 // MarshalMsg implements msgp.Marshaler
+func (z GuardClass) MarshalMsg(b []byte) (o []byte, err error) {
+	o = msgp.Require(b, z.Msgsize())
+	o = msgp.AppendString(o, string(z))
+	return
+}
+
+// UnmarshalMsg implements msgp.Unmarshaler
+func (z *GuardClass) UnmarshalMsg(bts []byte) (o []byte, err error) {
+	{
+		var zb0001 string
+		zb0001, bts, err = msgp.ReadStringBytes(bts)
+		if err != nil {
+			err = msgp.WrapError(err)
+			return
+		}
+		(*z) = GuardClass(zb0001)
+	}
+	o = bts
+	return
+}
+
+// Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
+func (z GuardClass) Msgsize() (s int) {
+	s = msgp.StringPrefixSize + len(string(z))
+	return
+}
+
+// MarshalMsg implements msgp.Marshaler
+func (z *HAConfig) MarshalMsg(b []byte) (o []byte, err error) {
+	o = msgp.Require(b, z.Msgsize())
+	// check for omitted fields
+	zb0001Len := uint32(5)
+	var zb0001Mask uint8 /* 5 bits */
+	_ = zb0001Mask
+	if z.Fencing == "" {
+		zb0001Len--
+		zb0001Mask |= 0x1
+	}
+	if z.Wait == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x2
+	}
+	if z.Hold == nil {
+		zb0001Len--
+		zb0001Mask |= 0x4
+	}
+	if z.Disarmed == false {
+		zb0001Len--
+		zb0001Mask |= 0x8
+	}
+	if z.ModifyIndex == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x10
+	}
+	// variable map header, size zb0001Len
+	o = append(o, 0x80|uint8(zb0001Len))
+
+	// skip if no fields are to be emitted
+	if zb0001Len != 0 {
+		if (zb0001Mask & 0x1) == 0 { // if not omitted
+			// string "fencing"
+			o = append(o, 0xa7, 0x66, 0x65, 0x6e, 0x63, 0x69, 0x6e, 0x67)
+			o = msgp.AppendString(o, z.Fencing)
+		}
+		if (zb0001Mask & 0x2) == 0 { // if not omitted
+			// string "wait"
+			o = append(o, 0xa4, 0x77, 0x61, 0x69, 0x74)
+			o = msgp.AppendInt64(o, int64(z.Wait))
+		}
+		if (zb0001Mask & 0x4) == 0 { // if not omitted
+			// string "hold"
+			o = append(o, 0xa4, 0x68, 0x6f, 0x6c, 0x64)
+			if z.Hold == nil {
+				o = msgp.AppendNil(o)
+			} else {
+				o, err = z.Hold.MarshalMsg(o)
+				if err != nil {
+					err = msgp.WrapError(err, "Hold")
+					return
+				}
+			}
+		}
+		if (zb0001Mask & 0x8) == 0 { // if not omitted
+			// string "disarmed"
+			o = append(o, 0xa8, 0x64, 0x69, 0x73, 0x61, 0x72, 0x6d, 0x65, 0x64)
+			o = msgp.AppendBool(o, z.Disarmed)
+		}
+		if (zb0001Mask & 0x10) == 0 { // if not omitted
+			// string "modify_index"
+			o = append(o, 0xac, 0x6d, 0x6f, 0x64, 0x69, 0x66, 0x79, 0x5f, 0x69, 0x6e, 0x64, 0x65, 0x78)
+			o = msgp.AppendUint64(o, uint64(z.ModifyIndex))
+		}
+	}
+	return
+}
+
+// UnmarshalMsg implements msgp.Unmarshaler
+func (z *HAConfig) UnmarshalMsg(bts []byte) (o []byte, err error) {
+	var field []byte
+	_ = field
+	var zb0001 uint32
+	zb0001, bts, err = msgp.ReadMapHeaderBytes(bts)
+	if err != nil {
+		err = msgp.WrapError(err)
+		return
+	}
+	for zb0001 > 0 {
+		zb0001--
+		field, bts, err = msgp.ReadMapKeyZC(bts)
+		if err != nil {
+			err = msgp.WrapError(err)
+			return
+		}
+		switch msgp.UnsafeString(field) {
+		case "fencing":
+			z.Fencing, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Fencing")
+				return
+			}
+		case "wait":
+			{
+				var zb0002 int64
+				zb0002, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Wait")
+					return
+				}
+				z.Wait = Duration(zb0002)
+			}
+		case "hold":
+			if msgp.IsNil(bts) {
+				bts, err = msgp.ReadNilBytes(bts)
+				if err != nil {
+					return
+				}
+				z.Hold = nil
+			} else {
+				if z.Hold == nil {
+					z.Hold = new(HAHold)
+				}
+				bts, err = z.Hold.UnmarshalMsg(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Hold")
+					return
+				}
+			}
+		case "disarmed":
+			z.Disarmed, bts, err = msgp.ReadBoolBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Disarmed")
+				return
+			}
+		case "modify_index":
+			{
+				var zb0003 uint64
+				zb0003, bts, err = msgp.ReadUint64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "ModifyIndex")
+					return
+				}
+				z.ModifyIndex = Index(zb0003)
+			}
+		default:
+			bts, err = msgp.Skip(bts)
+			if err != nil {
+				err = msgp.WrapError(err)
+				return
+			}
+		}
+	}
+	o = bts
+	return
+}
+
+// Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
+func (z *HAConfig) Msgsize() (s int) {
+	s = 1 + 8 + msgp.StringPrefixSize + len(z.Fencing) + 5 + msgp.Int64Size + 5
+	if z.Hold == nil {
+		s += msgp.NilSize
+	} else {
+		s += z.Hold.Msgsize()
+	}
+	s += 9 + msgp.BoolSize + 13 + msgp.Uint64Size
+	return
+}
+
+// MarshalMsg implements msgp.Marshaler
+func (z *HAControl) MarshalMsg(b []byte) (o []byte, err error) {
+	o = msgp.Require(b, z.Msgsize())
+	// check for omitted fields
+	zb0001Len := uint32(4)
+	var zb0001Mask uint8 /* 4 bits */
+	_ = zb0001Mask
+	if z.Action == "" {
+		zb0001Len--
+		zb0001Mask |= 0x1
+	}
+	if z.Reason == "" {
+		zb0001Len--
+		zb0001Mask |= 0x2
+	}
+	if z.Fencing == "" {
+		zb0001Len--
+		zb0001Mask |= 0x4
+	}
+	if z.Wait == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x8
+	}
+	// variable map header, size zb0001Len
+	o = append(o, 0x80|uint8(zb0001Len))
+
+	// skip if no fields are to be emitted
+	if zb0001Len != 0 {
+		if (zb0001Mask & 0x1) == 0 { // if not omitted
+			// string "action"
+			o = append(o, 0xa6, 0x61, 0x63, 0x74, 0x69, 0x6f, 0x6e)
+			o = msgp.AppendString(o, z.Action)
+		}
+		if (zb0001Mask & 0x2) == 0 { // if not omitted
+			// string "reason"
+			o = append(o, 0xa6, 0x72, 0x65, 0x61, 0x73, 0x6f, 0x6e)
+			o = msgp.AppendString(o, z.Reason)
+		}
+		if (zb0001Mask & 0x4) == 0 { // if not omitted
+			// string "fencing"
+			o = append(o, 0xa7, 0x66, 0x65, 0x6e, 0x63, 0x69, 0x6e, 0x67)
+			o = msgp.AppendString(o, z.Fencing)
+		}
+		if (zb0001Mask & 0x8) == 0 { // if not omitted
+			// string "wait"
+			o = append(o, 0xa4, 0x77, 0x61, 0x69, 0x74)
+			o = msgp.AppendInt64(o, int64(z.Wait))
+		}
+	}
+	return
+}
+
+// UnmarshalMsg implements msgp.Unmarshaler
+func (z *HAControl) UnmarshalMsg(bts []byte) (o []byte, err error) {
+	var field []byte
+	_ = field
+	var zb0001 uint32
+	zb0001, bts, err = msgp.ReadMapHeaderBytes(bts)
+	if err != nil {
+		err = msgp.WrapError(err)
+		return
+	}
+	for zb0001 > 0 {
+		zb0001--
+		field, bts, err = msgp.ReadMapKeyZC(bts)
+		if err != nil {
+			err = msgp.WrapError(err)
+			return
+		}
+		switch msgp.UnsafeString(field) {
+		case "action":
+			z.Action, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Action")
+				return
+			}
+		case "reason":
+			z.Reason, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Reason")
+				return
+			}
+		case "fencing":
+			z.Fencing, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Fencing")
+				return
+			}
+		case "wait":
+			{
+				var zb0002 int64
+				zb0002, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Wait")
+					return
+				}
+				z.Wait = Duration(zb0002)
+			}
+		default:
+			bts, err = msgp.Skip(bts)
+			if err != nil {
+				err = msgp.WrapError(err)
+				return
+			}
+		}
+	}
+	o = bts
+	return
+}
+
+// Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
+func (z *HAControl) Msgsize() (s int) {
+	s = 1 + 7 + msgp.StringPrefixSize + len(z.Action) + 7 + msgp.StringPrefixSize + len(z.Reason) + 8 + msgp.StringPrefixSize + len(z.Fencing) + 5 + msgp.Int64Size
+	return
+}
+
+// MarshalMsg implements msgp.Marshaler
+func (z *HAHold) MarshalMsg(b []byte) (o []byte, err error) {
+	o = msgp.Require(b, z.Msgsize())
+	// check for omitted fields
+	zb0001Len := uint32(4)
+	var zb0001Mask uint8 /* 4 bits */
+	_ = zb0001Mask
+	if z.Storm == false {
+		zb0001Len--
+		zb0001Mask |= 0x1
+	}
+	if z.Reason == "" {
+		zb0001Len--
+		zb0001Mask |= 0x2
+	}
+	if z.By == "" {
+		zb0001Len--
+		zb0001Mask |= 0x4
+	}
+	if z.Since == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x8
+	}
+	// variable map header, size zb0001Len
+	o = append(o, 0x80|uint8(zb0001Len))
+
+	// skip if no fields are to be emitted
+	if zb0001Len != 0 {
+		if (zb0001Mask & 0x1) == 0 { // if not omitted
+			// string "storm"
+			o = append(o, 0xa5, 0x73, 0x74, 0x6f, 0x72, 0x6d)
+			o = msgp.AppendBool(o, z.Storm)
+		}
+		if (zb0001Mask & 0x2) == 0 { // if not omitted
+			// string "reason"
+			o = append(o, 0xa6, 0x72, 0x65, 0x61, 0x73, 0x6f, 0x6e)
+			o = msgp.AppendString(o, z.Reason)
+		}
+		if (zb0001Mask & 0x4) == 0 { // if not omitted
+			// string "by"
+			o = append(o, 0xa2, 0x62, 0x79)
+			o = msgp.AppendString(o, z.By)
+		}
+		if (zb0001Mask & 0x8) == 0 { // if not omitted
+			// string "since"
+			o = append(o, 0xa5, 0x73, 0x69, 0x6e, 0x63, 0x65)
+			o = msgp.AppendInt64(o, int64(z.Since))
+		}
+	}
+	return
+}
+
+// UnmarshalMsg implements msgp.Unmarshaler
+func (z *HAHold) UnmarshalMsg(bts []byte) (o []byte, err error) {
+	var field []byte
+	_ = field
+	var zb0001 uint32
+	zb0001, bts, err = msgp.ReadMapHeaderBytes(bts)
+	if err != nil {
+		err = msgp.WrapError(err)
+		return
+	}
+	for zb0001 > 0 {
+		zb0001--
+		field, bts, err = msgp.ReadMapKeyZC(bts)
+		if err != nil {
+			err = msgp.WrapError(err)
+			return
+		}
+		switch msgp.UnsafeString(field) {
+		case "storm":
+			z.Storm, bts, err = msgp.ReadBoolBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Storm")
+				return
+			}
+		case "reason":
+			z.Reason, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Reason")
+				return
+			}
+		case "by":
+			z.By, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "By")
+				return
+			}
+		case "since":
+			{
+				var zb0002 int64
+				zb0002, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Since")
+					return
+				}
+				z.Since = Time(zb0002)
+			}
+		default:
+			bts, err = msgp.Skip(bts)
+			if err != nil {
+				err = msgp.WrapError(err)
+				return
+			}
+		}
+	}
+	o = bts
+	return
+}
+
+// Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
+func (z *HAHold) Msgsize() (s int) {
+	s = 1 + 6 + msgp.BoolSize + 7 + msgp.StringPrefixSize + len(z.Reason) + 3 + msgp.StringPrefixSize + len(z.By) + 6 + msgp.Int64Size
+	return
+}
+
+// MarshalMsg implements msgp.Marshaler
+func (z *HANode) MarshalMsg(b []byte) (o []byte, err error) {
+	o = msgp.Require(b, z.Msgsize())
+	// check for omitted fields
+	zb0001Len := uint32(11)
+	var zb0001Mask uint16 /* 11 bits */
+	_ = zb0001Mask
+	if z.Name == "" {
+		zb0001Len--
+		zb0001Mask |= 0x2
+	}
+	if z.Status == "" {
+		zb0001Len--
+		zb0001Mask |= 0x4
+	}
+	if z.Guard == "" {
+		zb0001Len--
+		zb0001Mask |= 0x8
+	}
+	if z.Usable == false {
+		zb0001Len--
+		zb0001Mask |= 0x10
+	}
+	if z.Silent == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x20
+	}
+	if z.Wait == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x40
+	}
+	if z.Lost == nil {
+		zb0001Len--
+		zb0001Mask |= 0x80
+	}
+	if z.VMs == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x100
+	}
+	if z.Armed == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x200
+	}
+	if z.Stranded == nil {
+		zb0001Len--
+		zb0001Mask |= 0x400
+	}
+	// variable map header, size zb0001Len
+	o = append(o, 0x80|uint8(zb0001Len))
+
+	// skip if no fields are to be emitted
+	if zb0001Len != 0 {
+		// string "id"
+		o = append(o, 0xa2, 0x69, 0x64)
+		o = msgp.AppendBytes(o, (z.ID)[:])
+		if (zb0001Mask & 0x2) == 0 { // if not omitted
+			// string "name"
+			o = append(o, 0xa4, 0x6e, 0x61, 0x6d, 0x65)
+			o = msgp.AppendString(o, z.Name)
+		}
+		if (zb0001Mask & 0x4) == 0 { // if not omitted
+			// string "status"
+			o = append(o, 0xa6, 0x73, 0x74, 0x61, 0x74, 0x75, 0x73)
+			o = msgp.AppendString(o, string(z.Status))
+		}
+		if (zb0001Mask & 0x8) == 0 { // if not omitted
+			// string "guard"
+			o = append(o, 0xa5, 0x67, 0x75, 0x61, 0x72, 0x64)
+			o = msgp.AppendString(o, string(z.Guard))
+		}
+		if (zb0001Mask & 0x10) == 0 { // if not omitted
+			// string "usable"
+			o = append(o, 0xa6, 0x75, 0x73, 0x61, 0x62, 0x6c, 0x65)
+			o = msgp.AppendBool(o, z.Usable)
+		}
+		if (zb0001Mask & 0x20) == 0 { // if not omitted
+			// string "silent"
+			o = append(o, 0xa6, 0x73, 0x69, 0x6c, 0x65, 0x6e, 0x74)
+			o = msgp.AppendInt64(o, int64(z.Silent))
+		}
+		if (zb0001Mask & 0x40) == 0 { // if not omitted
+			// string "wait"
+			o = append(o, 0xa4, 0x77, 0x61, 0x69, 0x74)
+			o = msgp.AppendInt64(o, int64(z.Wait))
+		}
+		if (zb0001Mask & 0x80) == 0 { // if not omitted
+			// string "lost"
+			o = append(o, 0xa4, 0x6c, 0x6f, 0x73, 0x74)
+			if z.Lost == nil {
+				o = msgp.AppendNil(o)
+			} else {
+				o, err = z.Lost.MarshalMsg(o)
+				if err != nil {
+					err = msgp.WrapError(err, "Lost")
+					return
+				}
+			}
+		}
+		if (zb0001Mask & 0x100) == 0 { // if not omitted
+			// string "vms"
+			o = append(o, 0xa3, 0x76, 0x6d, 0x73)
+			o = msgp.AppendInt32(o, z.VMs)
+		}
+		if (zb0001Mask & 0x200) == 0 { // if not omitted
+			// string "armed"
+			o = append(o, 0xa5, 0x61, 0x72, 0x6d, 0x65, 0x64)
+			o = msgp.AppendInt32(o, z.Armed)
+		}
+		if (zb0001Mask & 0x400) == 0 { // if not omitted
+			// string "stranded"
+			o = append(o, 0xa8, 0x73, 0x74, 0x72, 0x61, 0x6e, 0x64, 0x65, 0x64)
+			o = msgp.AppendArrayHeader(o, uint32(len(z.Stranded)))
+			for za0002 := range z.Stranded {
+				// check for omitted fields
+				zb0002Len := uint32(3)
+				var zb0002Mask uint8 /* 3 bits */
+				_ = zb0002Mask
+				if z.Stranded[za0002].Namespace == "" {
+					zb0002Len--
+					zb0002Mask |= 0x1
+				}
+				if z.Stranded[za0002].Name == "" {
+					zb0002Len--
+					zb0002Mask |= 0x2
+				}
+				if z.Stranded[za0002].Short == "" {
+					zb0002Len--
+					zb0002Mask |= 0x4
+				}
+				// variable map header, size zb0002Len
+				o = append(o, 0x80|uint8(zb0002Len))
+
+				// skip if no fields are to be emitted
+				if zb0002Len != 0 {
+					if (zb0002Mask & 0x1) == 0 { // if not omitted
+						// string "namespace"
+						o = append(o, 0xa9, 0x6e, 0x61, 0x6d, 0x65, 0x73, 0x70, 0x61, 0x63, 0x65)
+						o = msgp.AppendString(o, z.Stranded[za0002].Namespace)
+					}
+					if (zb0002Mask & 0x2) == 0 { // if not omitted
+						// string "name"
+						o = append(o, 0xa4, 0x6e, 0x61, 0x6d, 0x65)
+						o = msgp.AppendString(o, z.Stranded[za0002].Name)
+					}
+					if (zb0002Mask & 0x4) == 0 { // if not omitted
+						// string "short"
+						o = append(o, 0xa5, 0x73, 0x68, 0x6f, 0x72, 0x74)
+						o = msgp.AppendString(o, z.Stranded[za0002].Short)
+					}
+				}
+			}
+		}
+	}
+	return
+}
+
+// UnmarshalMsg implements msgp.Unmarshaler
+func (z *HANode) UnmarshalMsg(bts []byte) (o []byte, err error) {
+	var field []byte
+	_ = field
+	var zb0001 uint32
+	zb0001, bts, err = msgp.ReadMapHeaderBytes(bts)
+	if err != nil {
+		err = msgp.WrapError(err)
+		return
+	}
+	for zb0001 > 0 {
+		zb0001--
+		field, bts, err = msgp.ReadMapKeyZC(bts)
+		if err != nil {
+			err = msgp.WrapError(err)
+			return
+		}
+		switch msgp.UnsafeString(field) {
+		case "id":
+			bts, err = msgp.ReadExactBytes(bts, (z.ID)[:])
+			if err != nil {
+				err = msgp.WrapError(err, "ID")
+				return
+			}
+		case "name":
+			z.Name, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Name")
+				return
+			}
+		case "status":
+			{
+				var zb0002 string
+				zb0002, bts, err = msgp.ReadStringBytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Status")
+					return
+				}
+				z.Status = NodeStatus(zb0002)
+			}
+		case "guard":
+			{
+				var zb0003 string
+				zb0003, bts, err = msgp.ReadStringBytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Guard")
+					return
+				}
+				z.Guard = GuardClass(zb0003)
+			}
+		case "usable":
+			z.Usable, bts, err = msgp.ReadBoolBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Usable")
+				return
+			}
+		case "silent":
+			{
+				var zb0004 int64
+				zb0004, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Silent")
+					return
+				}
+				z.Silent = Duration(zb0004)
+			}
+		case "wait":
+			{
+				var zb0005 int64
+				zb0005, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Wait")
+					return
+				}
+				z.Wait = Duration(zb0005)
+			}
+		case "lost":
+			if msgp.IsNil(bts) {
+				bts, err = msgp.ReadNilBytes(bts)
+				if err != nil {
+					return
+				}
+				z.Lost = nil
+			} else {
+				if z.Lost == nil {
+					z.Lost = new(Evidence)
+				}
+				bts, err = z.Lost.UnmarshalMsg(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Lost")
+					return
+				}
+			}
+		case "vms":
+			z.VMs, bts, err = msgp.ReadInt32Bytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "VMs")
+				return
+			}
+		case "armed":
+			z.Armed, bts, err = msgp.ReadInt32Bytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Armed")
+				return
+			}
+		case "stranded":
+			var zb0006 uint32
+			zb0006, bts, err = msgp.ReadArrayHeaderBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Stranded")
+				return
+			}
+			if cap(z.Stranded) >= int(zb0006) {
+				z.Stranded = (z.Stranded)[:zb0006]
+			} else {
+				z.Stranded = make([]HAStranded, zb0006)
+			}
+			for za0002 := range z.Stranded {
+				var zb0007 uint32
+				zb0007, bts, err = msgp.ReadMapHeaderBytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Stranded", za0002)
+					return
+				}
+				for zb0007 > 0 {
+					zb0007--
+					field, bts, err = msgp.ReadMapKeyZC(bts)
+					if err != nil {
+						err = msgp.WrapError(err, "Stranded", za0002)
+						return
+					}
+					switch msgp.UnsafeString(field) {
+					case "namespace":
+						z.Stranded[za0002].Namespace, bts, err = msgp.ReadStringBytes(bts)
+						if err != nil {
+							err = msgp.WrapError(err, "Stranded", za0002, "Namespace")
+							return
+						}
+					case "name":
+						z.Stranded[za0002].Name, bts, err = msgp.ReadStringBytes(bts)
+						if err != nil {
+							err = msgp.WrapError(err, "Stranded", za0002, "Name")
+							return
+						}
+					case "short":
+						z.Stranded[za0002].Short, bts, err = msgp.ReadStringBytes(bts)
+						if err != nil {
+							err = msgp.WrapError(err, "Stranded", za0002, "Short")
+							return
+						}
+					default:
+						bts, err = msgp.Skip(bts)
+						if err != nil {
+							err = msgp.WrapError(err, "Stranded", za0002)
+							return
+						}
+					}
+				}
+			}
+		default:
+			bts, err = msgp.Skip(bts)
+			if err != nil {
+				err = msgp.WrapError(err)
+				return
+			}
+		}
+	}
+	o = bts
+	return
+}
+
+// Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
+func (z *HANode) Msgsize() (s int) {
+	s = 1 + 3 + msgp.ArrayHeaderSize + (16 * (msgp.ByteSize)) + 5 + msgp.StringPrefixSize + len(z.Name) + 7 + msgp.StringPrefixSize + len(string(z.Status)) + 6 + msgp.StringPrefixSize + len(string(z.Guard)) + 7 + msgp.BoolSize + 7 + msgp.Int64Size + 5 + msgp.Int64Size + 5
+	if z.Lost == nil {
+		s += msgp.NilSize
+	} else {
+		s += z.Lost.Msgsize()
+	}
+	s += 4 + msgp.Int32Size + 6 + msgp.Int32Size + 9 + msgp.ArrayHeaderSize
+	for za0002 := range z.Stranded {
+		s += 1 + 10 + msgp.StringPrefixSize + len(z.Stranded[za0002].Namespace) + 5 + msgp.StringPrefixSize + len(z.Stranded[za0002].Name) + 6 + msgp.StringPrefixSize + len(z.Stranded[za0002].Short)
+	}
+	return
+}
+
+// MarshalMsg implements msgp.Marshaler
 func (z HAPolicy) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	// check for omitted fields
@@ -4309,6 +5306,549 @@ func (z *HAPolicy) UnmarshalMsg(bts []byte) (o []byte, err error) {
 // Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
 func (z HAPolicy) Msgsize() (s int) {
 	s = 1 + 7 + msgp.StringPrefixSize + len(z.Policy)
+	return
+}
+
+// MarshalMsg implements msgp.Marshaler
+func (z *HAStatus) MarshalMsg(b []byte) (o []byte, err error) {
+	o = msgp.Require(b, z.Msgsize())
+	// check for omitted fields
+	zb0001Len := uint32(10)
+	var zb0001Mask uint16 /* 10 bits */
+	_ = zb0001Mask
+	if z.Active == false {
+		zb0001Len--
+		zb0001Mask |= 0x4
+	}
+	if z.Why == "" {
+		zb0001Len--
+		zb0001Mask |= 0x8
+	}
+	if z.Lease == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x10
+	}
+	if z.Kill == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x20
+	}
+	if z.Watchdog == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x40
+	}
+	if z.Heartbeat == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x80
+	}
+	if z.Nodes == nil {
+		zb0001Len--
+		zb0001Mask |= 0x100
+	}
+	if z.VMs == nil {
+		zb0001Len--
+		zb0001Mask |= 0x200
+	}
+	// variable map header, size zb0001Len
+	o = append(o, 0x80|uint8(zb0001Len))
+
+	// skip if no fields are to be emitted
+	if zb0001Len != 0 {
+		// string "meta"
+		o = append(o, 0xa4, 0x6d, 0x65, 0x74, 0x61)
+		o, err = z.QueryMeta.MarshalMsg(o)
+		if err != nil {
+			err = msgp.WrapError(err, "QueryMeta")
+			return
+		}
+		// string "config"
+		o = append(o, 0xa6, 0x63, 0x6f, 0x6e, 0x66, 0x69, 0x67)
+		o, err = z.Config.MarshalMsg(o)
+		if err != nil {
+			err = msgp.WrapError(err, "Config")
+			return
+		}
+		if (zb0001Mask & 0x4) == 0 { // if not omitted
+			// string "active"
+			o = append(o, 0xa6, 0x61, 0x63, 0x74, 0x69, 0x76, 0x65)
+			o = msgp.AppendBool(o, z.Active)
+		}
+		if (zb0001Mask & 0x8) == 0 { // if not omitted
+			// string "why"
+			o = append(o, 0xa3, 0x77, 0x68, 0x79)
+			o = msgp.AppendString(o, z.Why)
+		}
+		if (zb0001Mask & 0x10) == 0 { // if not omitted
+			// string "lease"
+			o = append(o, 0xa5, 0x6c, 0x65, 0x61, 0x73, 0x65)
+			o = msgp.AppendInt64(o, int64(z.Lease))
+		}
+		if (zb0001Mask & 0x20) == 0 { // if not omitted
+			// string "kill"
+			o = append(o, 0xa4, 0x6b, 0x69, 0x6c, 0x6c)
+			o = msgp.AppendInt64(o, int64(z.Kill))
+		}
+		if (zb0001Mask & 0x40) == 0 { // if not omitted
+			// string "watchdog"
+			o = append(o, 0xa8, 0x77, 0x61, 0x74, 0x63, 0x68, 0x64, 0x6f, 0x67)
+			o = msgp.AppendInt64(o, int64(z.Watchdog))
+		}
+		if (zb0001Mask & 0x80) == 0 { // if not omitted
+			// string "heartbeat"
+			o = append(o, 0xa9, 0x68, 0x65, 0x61, 0x72, 0x74, 0x62, 0x65, 0x61, 0x74)
+			o = msgp.AppendInt64(o, int64(z.Heartbeat))
+		}
+		if (zb0001Mask & 0x100) == 0 { // if not omitted
+			// string "nodes"
+			o = append(o, 0xa5, 0x6e, 0x6f, 0x64, 0x65, 0x73)
+			o = msgp.AppendArrayHeader(o, uint32(len(z.Nodes)))
+			for za0001 := range z.Nodes {
+				o, err = z.Nodes[za0001].MarshalMsg(o)
+				if err != nil {
+					err = msgp.WrapError(err, "Nodes", za0001)
+					return
+				}
+			}
+		}
+		if (zb0001Mask & 0x200) == 0 { // if not omitted
+			// string "vms"
+			o = append(o, 0xa3, 0x76, 0x6d, 0x73)
+			o = msgp.AppendArrayHeader(o, uint32(len(z.VMs)))
+			for za0002 := range z.VMs {
+				o, err = z.VMs[za0002].MarshalMsg(o)
+				if err != nil {
+					err = msgp.WrapError(err, "VMs", za0002)
+					return
+				}
+			}
+		}
+	}
+	return
+}
+
+// UnmarshalMsg implements msgp.Unmarshaler
+func (z *HAStatus) UnmarshalMsg(bts []byte) (o []byte, err error) {
+	var field []byte
+	_ = field
+	var zb0001 uint32
+	zb0001, bts, err = msgp.ReadMapHeaderBytes(bts)
+	if err != nil {
+		err = msgp.WrapError(err)
+		return
+	}
+	for zb0001 > 0 {
+		zb0001--
+		field, bts, err = msgp.ReadMapKeyZC(bts)
+		if err != nil {
+			err = msgp.WrapError(err)
+			return
+		}
+		switch msgp.UnsafeString(field) {
+		case "meta":
+			bts, err = z.QueryMeta.UnmarshalMsg(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "QueryMeta")
+				return
+			}
+		case "config":
+			bts, err = z.Config.UnmarshalMsg(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Config")
+				return
+			}
+		case "active":
+			z.Active, bts, err = msgp.ReadBoolBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Active")
+				return
+			}
+		case "why":
+			z.Why, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Why")
+				return
+			}
+		case "lease":
+			{
+				var zb0002 int64
+				zb0002, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Lease")
+					return
+				}
+				z.Lease = Duration(zb0002)
+			}
+		case "kill":
+			{
+				var zb0003 int64
+				zb0003, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Kill")
+					return
+				}
+				z.Kill = Duration(zb0003)
+			}
+		case "watchdog":
+			{
+				var zb0004 int64
+				zb0004, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Watchdog")
+					return
+				}
+				z.Watchdog = Duration(zb0004)
+			}
+		case "heartbeat":
+			{
+				var zb0005 int64
+				zb0005, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Heartbeat")
+					return
+				}
+				z.Heartbeat = Duration(zb0005)
+			}
+		case "nodes":
+			var zb0006 uint32
+			zb0006, bts, err = msgp.ReadArrayHeaderBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Nodes")
+				return
+			}
+			if cap(z.Nodes) >= int(zb0006) {
+				z.Nodes = (z.Nodes)[:zb0006]
+			} else {
+				z.Nodes = make([]HANode, zb0006)
+			}
+			for za0001 := range z.Nodes {
+				bts, err = z.Nodes[za0001].UnmarshalMsg(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Nodes", za0001)
+					return
+				}
+			}
+		case "vms":
+			var zb0007 uint32
+			zb0007, bts, err = msgp.ReadArrayHeaderBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "VMs")
+				return
+			}
+			if cap(z.VMs) >= int(zb0007) {
+				z.VMs = (z.VMs)[:zb0007]
+			} else {
+				z.VMs = make([]HAVM, zb0007)
+			}
+			for za0002 := range z.VMs {
+				bts, err = z.VMs[za0002].UnmarshalMsg(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "VMs", za0002)
+					return
+				}
+			}
+		default:
+			bts, err = msgp.Skip(bts)
+			if err != nil {
+				err = msgp.WrapError(err)
+				return
+			}
+		}
+	}
+	o = bts
+	return
+}
+
+// Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
+func (z *HAStatus) Msgsize() (s int) {
+	s = 1 + 5 + z.QueryMeta.Msgsize() + 7 + z.Config.Msgsize() + 7 + msgp.BoolSize + 4 + msgp.StringPrefixSize + len(z.Why) + 6 + msgp.Int64Size + 5 + msgp.Int64Size + 9 + msgp.Int64Size + 10 + msgp.Int64Size + 6 + msgp.ArrayHeaderSize
+	for za0001 := range z.Nodes {
+		s += z.Nodes[za0001].Msgsize()
+	}
+	s += 4 + msgp.ArrayHeaderSize
+	for za0002 := range z.VMs {
+		s += z.VMs[za0002].Msgsize()
+	}
+	return
+}
+
+// MarshalMsg implements msgp.Marshaler
+func (z HAStranded) MarshalMsg(b []byte) (o []byte, err error) {
+	o = msgp.Require(b, z.Msgsize())
+	// check for omitted fields
+	zb0001Len := uint32(3)
+	var zb0001Mask uint8 /* 3 bits */
+	_ = zb0001Mask
+	if z.Namespace == "" {
+		zb0001Len--
+		zb0001Mask |= 0x1
+	}
+	if z.Name == "" {
+		zb0001Len--
+		zb0001Mask |= 0x2
+	}
+	if z.Short == "" {
+		zb0001Len--
+		zb0001Mask |= 0x4
+	}
+	// variable map header, size zb0001Len
+	o = append(o, 0x80|uint8(zb0001Len))
+
+	// skip if no fields are to be emitted
+	if zb0001Len != 0 {
+		if (zb0001Mask & 0x1) == 0 { // if not omitted
+			// string "namespace"
+			o = append(o, 0xa9, 0x6e, 0x61, 0x6d, 0x65, 0x73, 0x70, 0x61, 0x63, 0x65)
+			o = msgp.AppendString(o, z.Namespace)
+		}
+		if (zb0001Mask & 0x2) == 0 { // if not omitted
+			// string "name"
+			o = append(o, 0xa4, 0x6e, 0x61, 0x6d, 0x65)
+			o = msgp.AppendString(o, z.Name)
+		}
+		if (zb0001Mask & 0x4) == 0 { // if not omitted
+			// string "short"
+			o = append(o, 0xa5, 0x73, 0x68, 0x6f, 0x72, 0x74)
+			o = msgp.AppendString(o, z.Short)
+		}
+	}
+	return
+}
+
+// UnmarshalMsg implements msgp.Unmarshaler
+func (z *HAStranded) UnmarshalMsg(bts []byte) (o []byte, err error) {
+	var field []byte
+	_ = field
+	var zb0001 uint32
+	zb0001, bts, err = msgp.ReadMapHeaderBytes(bts)
+	if err != nil {
+		err = msgp.WrapError(err)
+		return
+	}
+	for zb0001 > 0 {
+		zb0001--
+		field, bts, err = msgp.ReadMapKeyZC(bts)
+		if err != nil {
+			err = msgp.WrapError(err)
+			return
+		}
+		switch msgp.UnsafeString(field) {
+		case "namespace":
+			z.Namespace, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Namespace")
+				return
+			}
+		case "name":
+			z.Name, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Name")
+				return
+			}
+		case "short":
+			z.Short, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Short")
+				return
+			}
+		default:
+			bts, err = msgp.Skip(bts)
+			if err != nil {
+				err = msgp.WrapError(err)
+				return
+			}
+		}
+	}
+	o = bts
+	return
+}
+
+// Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
+func (z HAStranded) Msgsize() (s int) {
+	s = 1 + 10 + msgp.StringPrefixSize + len(z.Namespace) + 5 + msgp.StringPrefixSize + len(z.Name) + 6 + msgp.StringPrefixSize + len(z.Short)
+	return
+}
+
+// MarshalMsg implements msgp.Marshaler
+func (z *HAVM) MarshalMsg(b []byte) (o []byte, err error) {
+	o = msgp.Require(b, z.Msgsize())
+	// check for omitted fields
+	zb0001Len := uint32(9)
+	var zb0001Mask uint16 /* 9 bits */
+	_ = zb0001Mask
+	if z.Namespace == "" {
+		zb0001Len--
+		zb0001Mask |= 0x2
+	}
+	if z.Name == "" {
+		zb0001Len--
+		zb0001Mask |= 0x4
+	}
+	if z.Node == "" {
+		zb0001Len--
+		zb0001Mask |= 0x8
+	}
+	if z.Policy == "" {
+		zb0001Len--
+		zb0001Mask |= 0x10
+	}
+	if z.Priority == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x20
+	}
+	if z.Armed == false {
+		zb0001Len--
+		zb0001Mask |= 0x40
+	}
+	if z.Why == "" {
+		zb0001Len--
+		zb0001Mask |= 0x80
+	}
+	if z.In == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x100
+	}
+	// variable map header, size zb0001Len
+	o = append(o, 0x80|uint8(zb0001Len))
+
+	// skip if no fields are to be emitted
+	if zb0001Len != 0 {
+		// string "id"
+		o = append(o, 0xa2, 0x69, 0x64)
+		o = msgp.AppendBytes(o, (z.ID)[:])
+		if (zb0001Mask & 0x2) == 0 { // if not omitted
+			// string "namespace"
+			o = append(o, 0xa9, 0x6e, 0x61, 0x6d, 0x65, 0x73, 0x70, 0x61, 0x63, 0x65)
+			o = msgp.AppendString(o, z.Namespace)
+		}
+		if (zb0001Mask & 0x4) == 0 { // if not omitted
+			// string "name"
+			o = append(o, 0xa4, 0x6e, 0x61, 0x6d, 0x65)
+			o = msgp.AppendString(o, z.Name)
+		}
+		if (zb0001Mask & 0x8) == 0 { // if not omitted
+			// string "node"
+			o = append(o, 0xa4, 0x6e, 0x6f, 0x64, 0x65)
+			o = msgp.AppendString(o, z.Node)
+		}
+		if (zb0001Mask & 0x10) == 0 { // if not omitted
+			// string "policy"
+			o = append(o, 0xa6, 0x70, 0x6f, 0x6c, 0x69, 0x63, 0x79)
+			o = msgp.AppendString(o, z.Policy)
+		}
+		if (zb0001Mask & 0x20) == 0 { // if not omitted
+			// string "priority"
+			o = append(o, 0xa8, 0x70, 0x72, 0x69, 0x6f, 0x72, 0x69, 0x74, 0x79)
+			o = msgp.AppendInt32(o, z.Priority)
+		}
+		if (zb0001Mask & 0x40) == 0 { // if not omitted
+			// string "armed"
+			o = append(o, 0xa5, 0x61, 0x72, 0x6d, 0x65, 0x64)
+			o = msgp.AppendBool(o, z.Armed)
+		}
+		if (zb0001Mask & 0x80) == 0 { // if not omitted
+			// string "why"
+			o = append(o, 0xa3, 0x77, 0x68, 0x79)
+			o = msgp.AppendString(o, z.Why)
+		}
+		if (zb0001Mask & 0x100) == 0 { // if not omitted
+			// string "in"
+			o = append(o, 0xa2, 0x69, 0x6e)
+			o = msgp.AppendInt64(o, int64(z.In))
+		}
+	}
+	return
+}
+
+// UnmarshalMsg implements msgp.Unmarshaler
+func (z *HAVM) UnmarshalMsg(bts []byte) (o []byte, err error) {
+	var field []byte
+	_ = field
+	var zb0001 uint32
+	zb0001, bts, err = msgp.ReadMapHeaderBytes(bts)
+	if err != nil {
+		err = msgp.WrapError(err)
+		return
+	}
+	for zb0001 > 0 {
+		zb0001--
+		field, bts, err = msgp.ReadMapKeyZC(bts)
+		if err != nil {
+			err = msgp.WrapError(err)
+			return
+		}
+		switch msgp.UnsafeString(field) {
+		case "id":
+			bts, err = msgp.ReadExactBytes(bts, (z.ID)[:])
+			if err != nil {
+				err = msgp.WrapError(err, "ID")
+				return
+			}
+		case "namespace":
+			z.Namespace, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Namespace")
+				return
+			}
+		case "name":
+			z.Name, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Name")
+				return
+			}
+		case "node":
+			z.Node, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Node")
+				return
+			}
+		case "policy":
+			z.Policy, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Policy")
+				return
+			}
+		case "priority":
+			z.Priority, bts, err = msgp.ReadInt32Bytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Priority")
+				return
+			}
+		case "armed":
+			z.Armed, bts, err = msgp.ReadBoolBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Armed")
+				return
+			}
+		case "why":
+			z.Why, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Why")
+				return
+			}
+		case "in":
+			{
+				var zb0002 int64
+				zb0002, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "In")
+					return
+				}
+				z.In = Duration(zb0002)
+			}
+		default:
+			bts, err = msgp.Skip(bts)
+			if err != nil {
+				err = msgp.WrapError(err)
+				return
+			}
+		}
+	}
+	o = bts
+	return
+}
+
+// Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
+func (z *HAVM) Msgsize() (s int) {
+	s = 1 + 3 + msgp.ArrayHeaderSize + (16 * (msgp.ByteSize)) + 10 + msgp.StringPrefixSize + len(z.Namespace) + 5 + msgp.StringPrefixSize + len(z.Name) + 5 + msgp.StringPrefixSize + len(z.Node) + 7 + msgp.StringPrefixSize + len(z.Policy) + 9 + msgp.Int32Size + 6 + msgp.BoolSize + 4 + msgp.StringPrefixSize + len(z.Why) + 3 + msgp.Int64Size
 	return
 }
 
@@ -6097,6 +7637,210 @@ func (z *JoinResponse) Msgsize() (s int) {
 }
 
 // MarshalMsg implements msgp.Marshaler
+func (z *LinkMeasure) MarshalMsg(b []byte) (o []byte, err error) {
+	o = msgp.Require(b, z.Msgsize())
+	// check for omitted fields
+	zb0001Len := uint32(2)
+	var zb0001Mask uint8 /* 2 bits */
+	_ = zb0001Mask
+	if z.Address == "" {
+		zb0001Len--
+		zb0001Mask |= 0x2
+	}
+	// variable map header, size zb0001Len
+	o = append(o, 0x80|uint8(zb0001Len))
+
+	// skip if no fields are to be emitted
+	if zb0001Len != 0 {
+		// string "to"
+		o = append(o, 0xa2, 0x74, 0x6f)
+		o = msgp.AppendBytes(o, (z.To)[:])
+		if (zb0001Mask & 0x2) == 0 { // if not omitted
+			// string "address"
+			o = append(o, 0xa7, 0x61, 0x64, 0x64, 0x72, 0x65, 0x73, 0x73)
+			o = msgp.AppendString(o, z.Address)
+		}
+	}
+	return
+}
+
+// UnmarshalMsg implements msgp.Unmarshaler
+func (z *LinkMeasure) UnmarshalMsg(bts []byte) (o []byte, err error) {
+	var field []byte
+	_ = field
+	var zb0001 uint32
+	zb0001, bts, err = msgp.ReadMapHeaderBytes(bts)
+	if err != nil {
+		err = msgp.WrapError(err)
+		return
+	}
+	for zb0001 > 0 {
+		zb0001--
+		field, bts, err = msgp.ReadMapKeyZC(bts)
+		if err != nil {
+			err = msgp.WrapError(err)
+			return
+		}
+		switch msgp.UnsafeString(field) {
+		case "to":
+			bts, err = msgp.ReadExactBytes(bts, (z.To)[:])
+			if err != nil {
+				err = msgp.WrapError(err, "To")
+				return
+			}
+		case "address":
+			z.Address, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Address")
+				return
+			}
+		default:
+			bts, err = msgp.Skip(bts)
+			if err != nil {
+				err = msgp.WrapError(err)
+				return
+			}
+		}
+	}
+	o = bts
+	return
+}
+
+// Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
+func (z *LinkMeasure) Msgsize() (s int) {
+	s = 1 + 3 + msgp.ArrayHeaderSize + (16 * (msgp.ByteSize)) + 8 + msgp.StringPrefixSize + len(z.Address)
+	return
+}
+
+// MarshalMsg implements msgp.Marshaler
+func (z *LinkMeasured) MarshalMsg(b []byte) (o []byte, err error) {
+	o = msgp.Require(b, z.Msgsize())
+	// check for omitted fields
+	zb0001Len := uint32(4)
+	var zb0001Mask uint8 /* 4 bits */
+	_ = zb0001Mask
+	if z.Rate == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x1
+	}
+	if z.RoundTrip == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x2
+	}
+	if z.Sent == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x4
+	}
+	if z.Age == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x8
+	}
+	// variable map header, size zb0001Len
+	o = append(o, 0x80|uint8(zb0001Len))
+
+	// skip if no fields are to be emitted
+	if zb0001Len != 0 {
+		if (zb0001Mask & 0x1) == 0 { // if not omitted
+			// string "rate"
+			o = append(o, 0xa4, 0x72, 0x61, 0x74, 0x65)
+			o = msgp.AppendInt64(o, int64(z.Rate))
+		}
+		if (zb0001Mask & 0x2) == 0 { // if not omitted
+			// string "round_trip"
+			o = append(o, 0xaa, 0x72, 0x6f, 0x75, 0x6e, 0x64, 0x5f, 0x74, 0x72, 0x69, 0x70)
+			o = msgp.AppendInt64(o, int64(z.RoundTrip))
+		}
+		if (zb0001Mask & 0x4) == 0 { // if not omitted
+			// string "sent"
+			o = append(o, 0xa4, 0x73, 0x65, 0x6e, 0x74)
+			o = msgp.AppendInt64(o, int64(z.Sent))
+		}
+		if (zb0001Mask & 0x8) == 0 { // if not omitted
+			// string "age"
+			o = append(o, 0xa3, 0x61, 0x67, 0x65)
+			o = msgp.AppendInt64(o, int64(z.Age))
+		}
+	}
+	return
+}
+
+// UnmarshalMsg implements msgp.Unmarshaler
+func (z *LinkMeasured) UnmarshalMsg(bts []byte) (o []byte, err error) {
+	var field []byte
+	_ = field
+	var zb0001 uint32
+	zb0001, bts, err = msgp.ReadMapHeaderBytes(bts)
+	if err != nil {
+		err = msgp.WrapError(err)
+		return
+	}
+	for zb0001 > 0 {
+		zb0001--
+		field, bts, err = msgp.ReadMapKeyZC(bts)
+		if err != nil {
+			err = msgp.WrapError(err)
+			return
+		}
+		switch msgp.UnsafeString(field) {
+		case "rate":
+			{
+				var zb0002 int64
+				zb0002, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Rate")
+					return
+				}
+				z.Rate = Bytes(zb0002)
+			}
+		case "round_trip":
+			{
+				var zb0003 int64
+				zb0003, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "RoundTrip")
+					return
+				}
+				z.RoundTrip = Duration(zb0003)
+			}
+		case "sent":
+			{
+				var zb0004 int64
+				zb0004, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Sent")
+					return
+				}
+				z.Sent = Bytes(zb0004)
+			}
+		case "age":
+			{
+				var zb0005 int64
+				zb0005, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Age")
+					return
+				}
+				z.Age = Duration(zb0005)
+			}
+		default:
+			bts, err = msgp.Skip(bts)
+			if err != nil {
+				err = msgp.WrapError(err)
+				return
+			}
+		}
+	}
+	o = bts
+	return
+}
+
+// Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
+func (z *LinkMeasured) Msgsize() (s int) {
+	s = 1 + 5 + msgp.Int64Size + 11 + msgp.Int64Size + 5 + msgp.Int64Size + 4 + msgp.Int64Size
+	return
+}
+
+// MarshalMsg implements msgp.Marshaler
 func (z *ListRequest) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	// check for omitted fields
@@ -7682,8 +9426,8 @@ func (z *MigrationEnd) Msgsize() (s int) {
 func (z *MigrationForecast) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	// check for omitted fields
-	zb0001Len := uint32(8)
-	var zb0001Mask uint8 /* 8 bits */
+	zb0001Len := uint32(9)
+	var zb0001Mask uint16 /* 9 bits */
 	_ = zb0001Mask
 	if z.Memory == 0 {
 		zb0001Len--
@@ -7716,6 +9460,10 @@ func (z *MigrationForecast) MarshalMsg(b []byte) (o []byte, err error) {
 	if z.Notes == nil {
 		zb0001Len--
 		zb0001Mask |= 0x80
+	}
+	if z.RoundTrip == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x100
 	}
 	// variable map header, size zb0001Len
 	o = append(o, 0x80|uint8(zb0001Len))
@@ -7764,6 +9512,11 @@ func (z *MigrationForecast) MarshalMsg(b []byte) (o []byte, err error) {
 			for za0001 := range z.Notes {
 				o = msgp.AppendString(o, z.Notes[za0001])
 			}
+		}
+		if (zb0001Mask & 0x100) == 0 { // if not omitted
+			// string "round_trip"
+			o = append(o, 0xaa, 0x72, 0x6f, 0x75, 0x6e, 0x64, 0x5f, 0x74, 0x72, 0x69, 0x70)
+			o = msgp.AppendInt64(o, int64(z.RoundTrip))
 		}
 	}
 	return
@@ -7872,6 +9625,16 @@ func (z *MigrationForecast) UnmarshalMsg(bts []byte) (o []byte, err error) {
 					return
 				}
 			}
+		case "round_trip":
+			{
+				var zb0009 int64
+				zb0009, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "RoundTrip")
+					return
+				}
+				z.RoundTrip = Duration(zb0009)
+			}
 		default:
 			bts, err = msgp.Skip(bts)
 			if err != nil {
@@ -7890,6 +9653,7 @@ func (z *MigrationForecast) Msgsize() (s int) {
 	for za0001 := range z.Notes {
 		s += msgp.StringPrefixSize + len(z.Notes[za0001])
 	}
+	s += 11 + msgp.Int64Size
 	return
 }
 
@@ -10778,8 +12542,8 @@ func (z *NetworkResponse) Msgsize() (s int) {
 func (z *Node) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	// check for omitted fields
-	zb0001Len := uint32(33)
-	var zb0001Mask uint64 /* 33 bits */
+	zb0001Len := uint32(35)
+	var zb0001Mask uint64 /* 35 bits */
 	_ = zb0001Mask
 	if z.Name == "" {
 		zb0001Len--
@@ -10904,6 +12668,14 @@ func (z *Node) MarshalMsg(b []byte) (o []byte, err error) {
 	if z.MemoryRatioSet == 0 {
 		zb0001Len--
 		zb0001Mask |= 0x100000000
+	}
+	if z.Guard == "" {
+		zb0001Len--
+		zb0001Mask |= 0x200000000
+	}
+	if z.Lost == nil {
+		zb0001Len--
+		zb0001Mask |= 0x400000000
 	}
 	// variable map header, size zb0001Len
 	o = msgp.AppendMapHeader(o, zb0001Len)
@@ -11166,6 +12938,24 @@ func (z *Node) MarshalMsg(b []byte) (o []byte, err error) {
 			// string "memory_ratio_set"
 			o = append(o, 0xb0, 0x6d, 0x65, 0x6d, 0x6f, 0x72, 0x79, 0x5f, 0x72, 0x61, 0x74, 0x69, 0x6f, 0x5f, 0x73, 0x65, 0x74)
 			o = msgp.AppendFloat64(o, z.MemoryRatioSet)
+		}
+		if (zb0001Mask & 0x200000000) == 0 { // if not omitted
+			// string "guard"
+			o = append(o, 0xa5, 0x67, 0x75, 0x61, 0x72, 0x64)
+			o = msgp.AppendString(o, string(z.Guard))
+		}
+		if (zb0001Mask & 0x400000000) == 0 { // if not omitted
+			// string "lost"
+			o = append(o, 0xa4, 0x6c, 0x6f, 0x73, 0x74)
+			if z.Lost == nil {
+				o = msgp.AppendNil(o)
+			} else {
+				o, err = z.Lost.MarshalMsg(o)
+				if err != nil {
+					err = msgp.WrapError(err, "Lost")
+					return
+				}
+			}
 		}
 	}
 	return
@@ -11558,6 +13348,33 @@ func (z *Node) UnmarshalMsg(bts []byte) (o []byte, err error) {
 				err = msgp.WrapError(err, "MemoryRatioSet")
 				return
 			}
+		case "guard":
+			{
+				var zb0016 string
+				zb0016, bts, err = msgp.ReadStringBytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Guard")
+					return
+				}
+				z.Guard = GuardClass(zb0016)
+			}
+		case "lost":
+			if msgp.IsNil(bts) {
+				bts, err = msgp.ReadNilBytes(bts)
+				if err != nil {
+					return
+				}
+				z.Lost = nil
+			} else {
+				if z.Lost == nil {
+					z.Lost = new(Evidence)
+				}
+				bts, err = z.Lost.UnmarshalMsg(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Lost")
+					return
+				}
+			}
 		default:
 			bts, err = msgp.Skip(bts)
 			if err != nil {
@@ -11602,7 +13419,12 @@ func (z *Node) Msgsize() (s int) {
 	} else {
 		s += z.Drain.Msgsize()
 	}
-	s += 12 + msgp.StringPrefixSize + len(z.Unreachable) + 12 + msgp.Int64Size + 12 + msgp.Int64Size + 13 + msgp.Uint64Size + 13 + msgp.Uint64Size + 14 + msgp.Float64Size + 17 + msgp.Float64Size
+	s += 12 + msgp.StringPrefixSize + len(z.Unreachable) + 12 + msgp.Int64Size + 12 + msgp.Int64Size + 13 + msgp.Uint64Size + 13 + msgp.Uint64Size + 14 + msgp.Float64Size + 17 + msgp.Float64Size + 6 + msgp.StringPrefixSize + len(string(z.Guard)) + 5
+	if z.Lost == nil {
+		s += msgp.NilSize
+	} else {
+		s += z.Lost.Msgsize()
+	}
 	return
 }
 
@@ -11764,8 +13586,8 @@ func (z *NodeBeat) Msgsize() (s int) {
 func (z *NodeBeaten) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	// check for omitted fields
-	zb0001Len := uint32(6)
-	var zb0001Mask uint8 /* 6 bits */
+	zb0001Len := uint32(8)
+	var zb0001Mask uint8 /* 8 bits */
 	_ = zb0001Mask
 	if z.Seq == 0 {
 		zb0001Len--
@@ -11790,6 +13612,14 @@ func (z *NodeBeaten) MarshalMsg(b []byte) (o []byte, err error) {
 	if z.Denied == nil {
 		zb0001Len--
 		zb0001Mask |= 0x20
+	}
+	if z.Lease == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x40
+	}
+	if z.Disarm == false {
+		zb0001Len--
+		zb0001Mask |= 0x80
 	}
 	// variable map header, size zb0001Len
 	o = append(o, 0x80|uint8(zb0001Len))
@@ -11831,6 +13661,16 @@ func (z *NodeBeaten) MarshalMsg(b []byte) (o []byte, err error) {
 			for za0002 := range z.Denied {
 				o = msgp.AppendBytes(o, (z.Denied[za0002])[:])
 			}
+		}
+		if (zb0001Mask & 0x40) == 0 { // if not omitted
+			// string "lease"
+			o = append(o, 0xa5, 0x6c, 0x65, 0x61, 0x73, 0x65)
+			o = msgp.AppendInt64(o, int64(z.Lease))
+		}
+		if (zb0001Mask & 0x80) == 0 { // if not omitted
+			// string "disarm"
+			o = append(o, 0xa6, 0x64, 0x69, 0x73, 0x61, 0x72, 0x6d)
+			o = msgp.AppendBool(o, z.Disarm)
 		}
 	}
 	return
@@ -11920,6 +13760,22 @@ func (z *NodeBeaten) UnmarshalMsg(bts []byte) (o []byte, err error) {
 					return
 				}
 			}
+		case "lease":
+			{
+				var zb0005 int64
+				zb0005, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Lease")
+					return
+				}
+				z.Lease = Duration(zb0005)
+			}
+		case "disarm":
+			z.Disarm, bts, err = msgp.ReadBoolBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Disarm")
+				return
+			}
 		default:
 			bts, err = msgp.Skip(bts)
 			if err != nil {
@@ -11938,7 +13794,7 @@ func (z *NodeBeaten) Msgsize() (s int) {
 	for za0001 := range z.Servers {
 		s += msgp.StringPrefixSize + len(z.Servers[za0001])
 	}
-	s += 7 + msgp.ArrayHeaderSize + (len(z.Denied) * (16 * (msgp.ByteSize)))
+	s += 7 + msgp.ArrayHeaderSize + (len(z.Denied) * (16 * (msgp.ByteSize))) + 6 + msgp.Int64Size + 7 + msgp.BoolSize
 	return
 }
 
@@ -15697,8 +17553,8 @@ func (z *ParseRequest) Msgsize() (s int) {
 func (z *Placement) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	// check for omitted fields
-	zb0001Len := uint32(22)
-	var zb0001Mask uint32 /* 22 bits */
+	zb0001Len := uint32(25)
+	var zb0001Mask uint32 /* 25 bits */
 	_ = zb0001Mask
 	if z.Namespace == "" {
 		zb0001Len--
@@ -15771,6 +17627,18 @@ func (z *Placement) MarshalMsg(b []byte) (o []byte, err error) {
 	if z.Seq == 0 {
 		zb0001Len--
 		zb0001Mask |= 0x200000
+	}
+	if z.Armed == false {
+		zb0001Len--
+		zb0001Mask |= 0x400000
+	}
+	if z.Fenced == "" {
+		zb0001Len--
+		zb0001Mask |= 0x800000
+	}
+	if z.CPUModel == "" {
+		zb0001Len--
+		zb0001Mask |= 0x1000000
 	}
 	// variable map header, size zb0001Len
 	o = msgp.AppendMapHeader(o, zb0001Len)
@@ -15885,6 +17753,21 @@ func (z *Placement) MarshalMsg(b []byte) (o []byte, err error) {
 			// string "seq"
 			o = append(o, 0xa3, 0x73, 0x65, 0x71)
 			o = msgp.AppendUint64(o, z.Seq)
+		}
+		if (zb0001Mask & 0x400000) == 0 { // if not omitted
+			// string "armed"
+			o = append(o, 0xa5, 0x61, 0x72, 0x6d, 0x65, 0x64)
+			o = msgp.AppendBool(o, z.Armed)
+		}
+		if (zb0001Mask & 0x800000) == 0 { // if not omitted
+			// string "fenced"
+			o = append(o, 0xa6, 0x66, 0x65, 0x6e, 0x63, 0x65, 0x64)
+			o = msgp.AppendString(o, string(z.Fenced))
+		}
+		if (zb0001Mask & 0x1000000) == 0 { // if not omitted
+			// string "cpu_model"
+			o = append(o, 0xa9, 0x63, 0x70, 0x75, 0x5f, 0x6d, 0x6f, 0x64, 0x65, 0x6c)
+			o = msgp.AppendString(o, z.CPUModel)
 		}
 	}
 	return
@@ -16085,6 +17968,28 @@ func (z *Placement) UnmarshalMsg(bts []byte) (o []byte, err error) {
 				err = msgp.WrapError(err, "Seq")
 				return
 			}
+		case "armed":
+			z.Armed, bts, err = msgp.ReadBoolBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Armed")
+				return
+			}
+		case "fenced":
+			{
+				var zb0011 string
+				zb0011, bts, err = msgp.ReadStringBytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Fenced")
+					return
+				}
+				z.Fenced = EvidenceKind(zb0011)
+			}
+		case "cpu_model":
+			z.CPUModel, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "CPUModel")
+				return
+			}
 		default:
 			bts, err = msgp.Skip(bts)
 			if err != nil {
@@ -16103,7 +18008,7 @@ func (z *Placement) Msgsize() (s int) {
 	for za0003 := range z.Addresses {
 		s += msgp.StringPrefixSize + len(z.Addresses[za0003])
 	}
-	s += 11 + msgp.Int64Size + 11 + msgp.Int64Size + 12 + msgp.Int64Size + 13 + msgp.Uint64Size + 13 + msgp.Uint64Size + 8 + msgp.ArrayHeaderSize + (16 * (msgp.ByteSize)) + 4 + msgp.Uint64Size
+	s += 11 + msgp.Int64Size + 11 + msgp.Int64Size + 12 + msgp.Int64Size + 13 + msgp.Uint64Size + 13 + msgp.Uint64Size + 8 + msgp.ArrayHeaderSize + (16 * (msgp.ByteSize)) + 4 + msgp.Uint64Size + 6 + msgp.BoolSize + 7 + msgp.StringPrefixSize + len(string(z.Fenced)) + 10 + msgp.StringPrefixSize + len(z.CPUModel)
 	return
 }
 
@@ -18467,9 +20372,13 @@ func (z *SchedulerConfigApply) Msgsize() (s int) {
 func (z *SchedulerConfigResponse) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	// check for omitted fields
-	zb0001Len := uint32(2)
-	var zb0001Mask uint8 /* 2 bits */
+	zb0001Len := uint32(3)
+	var zb0001Mask uint8 /* 3 bits */
 	_ = zb0001Mask
+	if z.CPUBaselines == nil {
+		zb0001Len--
+		zb0001Mask |= 0x4
+	}
 	// variable map header, size zb0001Len
 	o = append(o, 0x80|uint8(zb0001Len))
 
@@ -18488,6 +20397,41 @@ func (z *SchedulerConfigResponse) MarshalMsg(b []byte) (o []byte, err error) {
 		if err != nil {
 			err = msgp.WrapError(err, "Config")
 			return
+		}
+		if (zb0001Mask & 0x4) == 0 { // if not omitted
+			// string "cpu_baselines"
+			o = append(o, 0xad, 0x63, 0x70, 0x75, 0x5f, 0x62, 0x61, 0x73, 0x65, 0x6c, 0x69, 0x6e, 0x65, 0x73)
+			o = msgp.AppendArrayHeader(o, uint32(len(z.CPUBaselines)))
+			for za0001 := range z.CPUBaselines {
+				// check for omitted fields
+				zb0002Len := uint32(2)
+				var zb0002Mask uint8 /* 2 bits */
+				_ = zb0002Mask
+				if z.CPUBaselines[za0001].K == "" {
+					zb0002Len--
+					zb0002Mask |= 0x1
+				}
+				if z.CPUBaselines[za0001].V == "" {
+					zb0002Len--
+					zb0002Mask |= 0x2
+				}
+				// variable map header, size zb0002Len
+				o = append(o, 0x80|uint8(zb0002Len))
+
+				// skip if no fields are to be emitted
+				if zb0002Len != 0 {
+					if (zb0002Mask & 0x1) == 0 { // if not omitted
+						// string "k"
+						o = append(o, 0xa1, 0x6b)
+						o = msgp.AppendString(o, z.CPUBaselines[za0001].K)
+					}
+					if (zb0002Mask & 0x2) == 0 { // if not omitted
+						// string "v"
+						o = append(o, 0xa1, 0x76)
+						o = msgp.AppendString(o, z.CPUBaselines[za0001].V)
+					}
+				}
+			}
 		}
 	}
 	return
@@ -18523,6 +20467,54 @@ func (z *SchedulerConfigResponse) UnmarshalMsg(bts []byte) (o []byte, err error)
 				err = msgp.WrapError(err, "Config")
 				return
 			}
+		case "cpu_baselines":
+			var zb0002 uint32
+			zb0002, bts, err = msgp.ReadArrayHeaderBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "CPUBaselines")
+				return
+			}
+			if cap(z.CPUBaselines) >= int(zb0002) {
+				z.CPUBaselines = (z.CPUBaselines)[:zb0002]
+			} else {
+				z.CPUBaselines = make(Pairs, zb0002)
+			}
+			for za0001 := range z.CPUBaselines {
+				var zb0003 uint32
+				zb0003, bts, err = msgp.ReadMapHeaderBytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "CPUBaselines", za0001)
+					return
+				}
+				for zb0003 > 0 {
+					zb0003--
+					field, bts, err = msgp.ReadMapKeyZC(bts)
+					if err != nil {
+						err = msgp.WrapError(err, "CPUBaselines", za0001)
+						return
+					}
+					switch msgp.UnsafeString(field) {
+					case "k":
+						z.CPUBaselines[za0001].K, bts, err = msgp.ReadStringBytes(bts)
+						if err != nil {
+							err = msgp.WrapError(err, "CPUBaselines", za0001, "K")
+							return
+						}
+					case "v":
+						z.CPUBaselines[za0001].V, bts, err = msgp.ReadStringBytes(bts)
+						if err != nil {
+							err = msgp.WrapError(err, "CPUBaselines", za0001, "V")
+							return
+						}
+					default:
+						bts, err = msgp.Skip(bts)
+						if err != nil {
+							err = msgp.WrapError(err, "CPUBaselines", za0001)
+							return
+						}
+					}
+				}
+			}
 		default:
 			bts, err = msgp.Skip(bts)
 			if err != nil {
@@ -18537,7 +20529,10 @@ func (z *SchedulerConfigResponse) UnmarshalMsg(bts []byte) (o []byte, err error)
 
 // Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
 func (z *SchedulerConfigResponse) Msgsize() (s int) {
-	s = 1 + 5 + z.QueryMeta.Msgsize() + 7 + z.Config.Msgsize()
+	s = 1 + 5 + z.QueryMeta.Msgsize() + 7 + z.Config.Msgsize() + 14 + msgp.ArrayHeaderSize
+	for za0001 := range z.CPUBaselines {
+		s += 1 + 2 + msgp.StringPrefixSize + len(z.CPUBaselines[za0001].K) + 2 + msgp.StringPrefixSize + len(z.CPUBaselines[za0001].V)
+	}
 	return
 }
 
@@ -22858,8 +24853,8 @@ func (z *VMPower) Msgsize() (s int) {
 func (z *VMReport) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	// check for omitted fields
-	zb0001Len := uint32(14)
-	var zb0001Mask uint16 /* 14 bits */
+	zb0001Len := uint32(15)
+	var zb0001Mask uint16 /* 15 bits */
 	_ = zb0001Mask
 	if z.Epoch == 0 {
 		zb0001Len--
@@ -22912,6 +24907,10 @@ func (z *VMReport) MarshalMsg(b []byte) (o []byte, err error) {
 	if z.Orphan == false {
 		zb0001Len--
 		zb0001Mask |= 0x2000
+	}
+	if z.Armed == false {
+		zb0001Len--
+		zb0001Mask |= 0x4000
 	}
 	// variable map header, size zb0001Len
 	o = append(o, 0x80|uint8(zb0001Len))
@@ -22988,6 +24987,11 @@ func (z *VMReport) MarshalMsg(b []byte) (o []byte, err error) {
 			// string "orphan"
 			o = append(o, 0xa6, 0x6f, 0x72, 0x70, 0x68, 0x61, 0x6e)
 			o = msgp.AppendBool(o, z.Orphan)
+		}
+		if (zb0001Mask & 0x4000) == 0 { // if not omitted
+			// string "armed"
+			o = append(o, 0xa5, 0x61, 0x72, 0x6d, 0x65, 0x64)
+			o = msgp.AppendBool(o, z.Armed)
 		}
 	}
 	return
@@ -23124,6 +25128,12 @@ func (z *VMReport) UnmarshalMsg(bts []byte) (o []byte, err error) {
 				err = msgp.WrapError(err, "Orphan")
 				return
 			}
+		case "armed":
+			z.Armed, bts, err = msgp.ReadBoolBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Armed")
+				return
+			}
 		default:
 			bts, err = msgp.Skip(bts)
 			if err != nil {
@@ -23142,7 +25152,7 @@ func (z *VMReport) Msgsize() (s int) {
 	for za0002 := range z.Addresses {
 		s += msgp.StringPrefixSize + len(z.Addresses[za0002])
 	}
-	s += 7 + msgp.BoolSize
+	s += 7 + msgp.BoolSize + 6 + msgp.BoolSize
 	return
 }
 

@@ -66,6 +66,10 @@ type Node struct {
 	// stand above those of the node's configuration; 0: none.
 	CPURatioSet    float64 `json:"cpu_ratio_set,omitempty" msg:"cpu_ratio_set,omitempty"`
 	MemoryRatioSet float64 `json:"memory_ratio_set,omitempty" msg:"memory_ratio_set,omitempty"`
+	// Guard is what the node says of its guard when it registers.
+	Guard GuardClass `json:"guard,omitempty" msg:"guard,omitempty"`
+	// Lost is the evidence, while the status is lost.
+	Lost *Evidence `json:"lost,omitempty" msg:"lost,omitempty"`
 }
 
 // NodePool is a pool as one node sees it.
@@ -187,6 +191,12 @@ type NodeBeaten struct {
 	Servers  []string `json:"servers,omitempty" msg:"servers,omitempty"`
 	// Denied are the nodes whose certificates count no more.
 	Denied []ID `json:"denied,omitempty" msg:"denied,omitempty"`
+	// Lease, if not 0, is the life T of the node's lease, from just before the
+	// beat was sent. An answer without it extends nothing.
+	Lease Duration `json:"lease,omitempty" msg:"lease,omitempty"`
+	// Disarm: VMs are not to be armed at the guard; those that are, are to be
+	// taken back (said first, and done when that is acknowledged).
+	Disarm bool `json:"disarm,omitempty" msg:"disarm,omitempty"`
 }
 
 // NodeStats is a sample of a machine's load.
@@ -273,6 +283,9 @@ type VMReport struct {
 	Addresses []string `json:"addresses,omitempty" msg:"addresses,omitempty"`
 	// Orphan: a domain with our name and no journal entry and no order.
 	Orphan bool `json:"orphan,omitempty" msg:"orphan,omitempty"`
+	// Armed: the VM is armed at the guard at Epoch, and the node takes it back only
+	// after a report without this was acknowledged.
+	Armed bool `json:"armed,omitempty" msg:"armed,omitempty"`
 }
 
 // VolumeReport is what a node says of one volume.

@@ -137,6 +137,9 @@ type SchedulerConfigApply struct {
 type SchedulerConfigResponse struct {
 	QueryMeta `json:"meta" msg:"meta,omitempty"`
 	Config    SchedulerConfig `json:"config" msg:"config,omitempty"`
+	// CPUBaselines are the CPU models that "baseline" means for what is started
+	// now, by architecture: the newest that every node of it can give.
+	CPUBaselines Pairs `json:"cpu_baselines,omitempty" msg:"cpu_baselines,omitempty"`
 }
 
 // Recovery is the state of a region after a restore.

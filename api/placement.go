@@ -57,6 +57,15 @@ type Placement struct {
 	// Session and Seq of the last report taken; older ones are ignored.
 	Session ID     `json:"-" msg:"session,omitempty"`
 	Seq     uint64 `json:"-" msg:"seq,omitempty"`
+	// Armed: the node's own word that the VM is armed at its guard at this epoch.
+	Armed bool `json:"armed,omitempty" msg:"armed,omitempty"`
+	// Fenced is the evidence that the VM runs no more where it was, at this epoch;
+	// empty for none.
+	Fenced EvidenceKind `json:"fenced,omitempty" msg:"fenced,omitempty"`
+	// CPUModel is the CPU that the guest was started with, or is started with next:
+	// "host" or a model by name. It goes along when a guest is moved. Empty: the
+	// node has chosen.
+	CPUModel string `json:"cpu_model,omitempty" msg:"cpu_model,omitempty"`
 }
 
 // Tombstone orders a node to stop a VM that it holds at Epoch or lower, and

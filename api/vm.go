@@ -93,7 +93,11 @@ type CPUSpec struct {
 	Cores int32 `json:"cores" msg:"cores,omitempty"`
 	// Reserve is the share of a host's CPU to reserve; default: all the cores.
 	Reserve MilliCPU `json:"reserve,omitempty" msg:"reserve,omitempty"`
-	// Model is "baseline" (default), "host" or a libvirt model name.
+	// Model is the CPU that the guest sees. "baseline" (default): the newest model
+	// that every node of the architecture can give when the guest is started.
+	// "host": all of the host's CPU; the guest is moved live only between nodes with
+	// the same CPU and features. Else a model by libvirt's name: only nodes whose
+	// hypervisor can give it. A guest that runs keeps what it was started with.
 	Model string `json:"model,omitempty" msg:"model,omitempty"`
 }
 

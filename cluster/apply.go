@@ -104,12 +104,12 @@ func (s *Server) propose(ctx context.Context, cmd fsm.Command, m fsm.Meta) (*fsm
 	}
 	defer s.wg.Done()
 	start := time.Now()
-	f := s.raft.Apply(data, timeout)
-	if err := f.Error(); err != nil {
+	answer, err := s.cfg.outcome(s.raft.Apply(data, timeout))
+	if err != nil {
 		return nil, applyError(err)
 	}
 	metrics.MeasureSince([]string{"apply"}, start)
-	res, ok := f.Response().(*fsm.Result)
+	res, ok := answer.(*fsm.Result)
 	if !ok || res == nil {
 		return nil, api.Errorf(api.CodeInternal, "the state machine gave no answer")
 	}

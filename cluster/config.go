@@ -32,6 +32,10 @@ type Stores struct {
 	Logs      raft.LogStore
 	Stable    raft.StableStore
 	Snapshots raft.SnapshotStore
+
+	// disk, if set, is used in place of Stable, and with Logs as a disk would be:
+	// under the watchdog and the cache (tests).
+	disk voteFile
 }
 
 // Config is what a server needs to know. Zero values are the defaults.
@@ -95,7 +99,11 @@ type Config struct {
 	Halt   func(error)
 	Logger *slog.Logger
 
-	fastGossip bool          // tests
+	fastGossip bool // tests
+	// router and outcome, if set, stand between the endpoints and the server, and
+	// between Raft and who proposed (tests).
+	router     func(rpc.Router) rpc.Router
+	outcome    func(raft.ApplyFuture) (any, error)
 	leaveDelay time.Duration // how long a leave may spread
 	// How long a copy of an image may stand still, and be checked.
 	imageStall, imageFinish time.Duration
@@ -136,6 +144,15 @@ func (c Config) withDefaults() (*Config, error) {
 	}
 	if c.imageStall == 0 {
 		c.imageStall, c.imageFinish = imageStall, imageFinish
+	}
+	if c.router == nil {
+		c.router = func(r rpc.Router) rpc.Router { return r }
+	}
+	if c.outcome == nil {
+		c.outcome = func(f raft.ApplyFuture) (any, error) {
+			err := f.Error()
+			return f.Response(), err
+		}
 	}
 	if c.Clock == nil {
 		c.Clock = boottime

@@ -116,11 +116,19 @@ func (s *Server) eventStream(ctx context.Context, req *api.EventRequest, st api.
 	if err := sub.Start(func(b *api.EventBatch) error { return st.Send(b) }); err != nil {
 		return err
 	}
+	live := s.progressFeed.subscribe(f)
+	defer s.progressFeed.drop(live)
 	for {
 		quiet, cancel := context.WithTimeout(ctx, eventHeartbeat)
-		b, err := sub.Next(quiet)
+		b, err := sub.NextOr(quiet, live.wake)
 		cancel()
 		switch {
+		case err == nil && b == nil:
+			if es := s.progressFeed.take(live); len(es) > 0 {
+				if err := st.Send(&api.EventBatch{Index: sub.Index(), Events: es}); err != nil {
+					return err
+				}
+			}
 		case err == nil:
 			if err := st.Send(b); err != nil {
 				return err

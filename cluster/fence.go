@@ -6,13 +6,14 @@ import (
 
 	"github.com/novacron/novacron/api"
 	"github.com/novacron/novacron/cluster/acl"
-	"github.com/novacron/novacron/cluster/rpc"
 	"github.com/novacron/novacron/fsm"
 )
 
 func (s *Server) fenceEndpoints() {
 	write(s, "Operator.NodeFence", acl.OperatorWrite, s.nodeFence)
 	write(s, "Operator.NodeDeny", acl.OperatorWrite, s.nodeDeny)
+	read(s, "Operator.HAStatus", acl.OperatorRead, s.haStatus)
+	write(s, "Operator.HAControl", acl.OperatorWrite, s.haControl)
 }
 
 // nodeFence takes an operator's word that a node is off for certain. It is the
@@ -30,27 +31,28 @@ func (s *Server) nodeFence(ctx context.Context, req *api.NodeFence) (*api.NodeRe
 	}
 	silent, _ := s.leases.silent(n.ID)
 	switch {
-	case n.Status == api.NodeLost:
+	case n.Lost != nil && n.Lost.Kind == api.EvidenceOperator:
 		return &api.NodeResponse{QueryMeta: api.QueryMeta{Index: max(n.ModifyIndex, 1)}, Node: n, Used: st.Used(n.ID)}, nil
 	case n.Status == api.NodeReady:
 		return nil, api.Errorf(api.CodeState, "node %q is ready: it is not off", n.Name)
-	case silent <= hostLease:
+	case !s.leases.lose(n.ID, hostLease):
 		return nil, api.Errorf(api.CodeState, "node %q may still hold a lease: it was heard %s ago, or this server leads for no longer than that", n.Name, silent.Round(time.Millisecond)).
 			WithHint("try again in %s", (hostLease-silent).Round(time.Second)+time.Second)
 	}
-	by := "an operator"
-	if id := rpc.IdentityFrom(ctx); id != nil {
-		by = id.Accessor.String()
-	}
-	item := fsm.NodeStatusItem{NodeID: n.ID, Status: api.NodeLost, Note: "confirmed off by " + by, SessionID: st.Session(n.ID)}
-	res, err := s.Apply(ctx, &fsm.NodeStatus{Items: []fsm.NodeStatusItem{item}})
+	by := callerName(ctx)
+	reg := st.Registration(n.ID)
+	res, err := s.Apply(ctx, &fsm.HostLost{
+		NodeID: n.ID, Session: reg.SessionID, Registered: reg.Index,
+		Evidence: api.Evidence{Kind: api.EvidenceOperator, BootID: n.BootID, Term: s.raft.CurrentTerm(), By: by, Silent: api.Duration(silent)},
+	})
 	if err != nil {
+		s.unlose(n.ID, res)
 		return nil, err
 	}
 	st = s.fsm.State()
 	now := st.Node(n.ID)
-	if now == nil || now.Status != api.NodeLost {
-		return nil, api.Errorf(api.CodeConflict, "node %q has registered in the meantime", n.Name)
+	if now == nil {
+		now = n // deleted since
 	}
 	s.log.Warn("a node is confirmed off", "node", n.Name, "by", by)
 	return &api.NodeResponse{QueryMeta: api.QueryMeta{Index: res.Index}, Node: now, Used: st.Used(n.ID)}, nil

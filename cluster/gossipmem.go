@@ -16,10 +16,29 @@ type MemoryGossip struct {
 	mu    sync.Mutex
 	nodes map[string]*MemoryMember
 	next  int
+	way   func(from, to string) (time.Duration, bool)
 }
 
 // NewMemoryGossip returns an empty network.
 func NewMemoryGossip() *MemoryGossip { return &MemoryGossip{nodes: map[string]*MemoryMember{}} }
+
+// SetWay sets how long what is sent from one member's address to another's takes,
+// and whether it arrives at all; nil means at once.
+func (n *MemoryGossip) SetWay(f func(from, to string) (time.Duration, bool)) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.way = f
+}
+
+func (n *MemoryGossip) delay(from, to string) (time.Duration, bool) {
+	n.mu.Lock()
+	f := n.way
+	n.mu.Unlock()
+	if f == nil {
+		return 0, true
+	}
+	return f(from, to)
+}
 
 // Transport adds a member; its address is in a range that is never routed.
 func (n *MemoryGossip) Transport() *MemoryMember {
@@ -64,14 +83,23 @@ func (t *MemoryMember) FinalAdvertiseAddr(string, int) (net.IP, int, error) {
 func (t *MemoryMember) WriteTo(b []byte, addr string) (time.Time, error) {
 	now := time.Now()
 	to := t.net.find(addr)
-	if to == nil {
+	delay, ok := t.net.delay(t.Addr(), addr)
+	if to == nil || !ok {
 		return now, nil
 	}
-	p := &memberlist.Packet{Buf: append([]byte(nil), b...), From: &net.UDPAddr{IP: t.ip, Port: memGossipPort}, Timestamp: now}
-	select {
-	case <-to.done:
-	case to.packets <- p:
-	default:
+	p := &memberlist.Packet{Buf: append([]byte(nil), b...), From: &net.UDPAddr{IP: t.ip, Port: memGossipPort}}
+	arrive := func() {
+		p.Timestamp = time.Now()
+		select {
+		case <-to.done:
+		case to.packets <- p:
+		default:
+		}
+	}
+	if delay > 0 {
+		time.AfterFunc(delay, arrive)
+	} else {
+		arrive()
 	}
 	return now, nil
 }
@@ -93,8 +121,21 @@ func (t *MemoryMember) DialTimeout(addr string, timeout time.Duration) (net.Conn
 	mine, theirs := net.Pipe()
 	timer := time.NewTimer(timeout)
 	defer timer.Stop()
+	there, ok := t.net.delay(t.Addr(), addr)
+	back, heard := t.net.delay(addr, t.Addr())
+	streams := to.streams
+	if !ok || !heard {
+		streams = nil // nobody hears the knock, or the answer to it
+	} else if there+back > 0 {
+		select {
+		case <-time.After(there + back):
+		case <-to.done:
+		case <-timer.C:
+			streams = nil
+		}
+	}
 	select {
-	case to.streams <- theirs:
+	case streams <- theirs:
 		return mine, nil
 	case <-to.done:
 	case <-timer.C:

@@ -1,20 +1,25 @@
 package cluster
 
 import (
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/cluster/lease"
 )
 
-// The times of reliability.md 4.1 that the servers need.
 const (
-	heartbeat    = 3 * time.Second  // h
-	hostLease    = 15 * time.Second // T
-	suspectAfter = 2 * heartbeat
-	beatWindow   = 50 * time.Millisecond
+	heartbeat  = 3 * time.Second // h, as in lease.Default
+	beatWindow = 50 * time.Millisecond
+)
+
+var (
+	hostLease    = lease.Default.Lease
+	suspectAfter = lease.Default.Suspect()
 )
 
 // boottime is the time since boot, suspend included: leases count on it, never
@@ -27,36 +32,37 @@ func boottime() time.Duration {
 	return time.Duration(ts.Nano())
 }
 
-// lease is what the leader knows of a node by its beats.
-type lease struct {
+// contact is what the leader knows of a node besides its lease.
+type contact struct {
 	session   api.ID
 	bootID    string
 	machineID string
 	address   string
-	last      time.Duration // receipt of the newest acknowledged beat
-	heard     bool          // at least one beat was acknowledged in this term
+	seen      time.Duration // newest registration or beat
 	stats     *api.NodeStats
 	leaving   bool
 }
 
-// leases is the leader's table of node leases. It lives for one term: a new
-// leader begins with an empty one and counts every node from its own barrier.
+// leases is the leader's table of node leases with its lock and its clock. It
+// lives for one term.
 type leases struct {
-	clock func() time.Duration
-	mu    sync.Mutex
-	base  time.Duration
-	nodes map[api.ID]*lease
+	clock    func() time.Duration
+	mu       sync.Mutex
+	table    lease.Table
+	contacts map[api.ID]*contact
+	doubts   map[api.ID]bool // losses whose outcome is not known
 }
 
 func newLeases(clock func() time.Duration) *leases {
-	return &leases{clock: clock, nodes: map[api.ID]*lease{}}
+	return &leases{clock: clock, contacts: map[api.ID]*contact{}, doubts: map[api.ID]bool{}}
 }
 
 // begin empties the table; every node counts as heard at this moment.
 func (t *leases) begin() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.base, t.nodes = t.clock(), map[api.ID]*lease{}
+	t.table.Begin(t.clock())
+	t.contacts, t.doubts = map[api.ID]*contact{}, map[api.ID]bool{}
 }
 
 // admit checks a session that wants to register. A second machine that claims
@@ -64,49 +70,60 @@ func (t *leases) begin() {
 func (t *leases) admit(n *api.Node, session api.ID) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	l := t.nodes[n.ID]
-	if l == nil || l.session == session || l.machineID == n.MachineID || t.clock()-l.last >= hostLease {
+	c := t.contacts[n.ID]
+	if c == nil || c.session == session || c.machineID == n.MachineID || t.clock()-c.seen >= hostLease {
 		return nil
 	}
 	return api.Errorf(api.CodeNodeDuplicate, "node %s (%s) is in use by another machine", n.Name, n.ID).
 		WithHint("two machines share a data folder: give one of them its own identity").
-		WithDetail("present", "machine %s, boot %s, address %s, session %s", l.machineID, l.bootID, l.address, l.session).
+		WithDetail("present", "machine %s, boot %s, address %s, session %s", c.machineID, c.bootID, c.address, c.session).
 		WithDetail("refused", "machine %s, boot %s, address %s, session %s", n.MachineID, n.BootID, n.Address, session)
 }
 
 // register makes the session the node's own.
 func (t *leases) register(n *api.Node, session api.ID) {
+	t.meet(n, session, t.table.Register)
+}
+
+// adopt is register for a session that registered in an earlier term.
+func (t *leases) adopt(n *api.Node, session api.ID) {
+	t.meet(n, session, t.table.Adopt)
+}
+
+func (t *leases) meet(n *api.Node, session api.ID, note func(node, session api.ID, now time.Duration)) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	l := t.nodes[n.ID]
-	if l == nil {
-		l = &lease{}
-		t.nodes[n.ID] = l
+	now := t.clock()
+	note(n.ID, session, now)
+	c := t.contacts[n.ID]
+	if c == nil {
+		c = &contact{}
+		t.contacts[n.ID] = c
 	}
-	l.session, l.bootID, l.machineID, l.address = session, n.BootID, n.MachineID, n.Address
-	l.leaving, l.last = false, t.clock()
+	c.session, c.bootID, c.machineID, c.address = session, n.BootID, n.MachineID, n.Address
+	c.leaving, c.seen = false, now
 }
 
 // knows reports whether beats of this session are counted.
 func (t *leases) knows(node, session api.ID) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	l := t.nodes[node]
-	return l != nil && l.session == session
+	return t.table.Knows(node, session)
 }
 
-// beat counts a beat that arrived at a time, after its quorum check.
+// beat counts a beat that arrived at a time, after its quorum check. Only if it
+// returns true may it be acknowledged with a lease.
 func (t *leases) beat(b *api.NodeBeat, at time.Duration) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	l := t.nodes[b.NodeID]
-	if l == nil || l.session != b.SessionID {
+	c := t.contacts[b.NodeID]
+	if c == nil || !t.table.Beat(b.NodeID, b.SessionID, at) {
 		return false
 	}
-	l.heard, l.last = true, max(l.last, at)
-	l.leaving = l.leaving || b.Leaving
+	c.seen = max(c.seen, at)
+	c.leaving = c.leaving || b.Leaving
 	if b.Stats != nil {
-		l.stats = b.Stats
+		c.stats = b.Stats
 	}
 	return true
 }
@@ -116,19 +133,44 @@ func (t *leases) beat(b *api.NodeBeat, at time.Duration) bool {
 func (t *leases) silent(node api.ID) (d time.Duration, heard bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	l := t.nodes[node]
-	if l == nil {
-		return t.clock() - t.base, false
-	}
-	return t.clock() - max(l.last, t.base), l.heard
+	return t.table.Silent(node, t.clock())
+}
+
+// lose begins the loss of a node that was silent for at least wait.
+func (t *leases) lose(node api.ID, wait time.Duration) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.table.Lose(node, t.clock(), wait)
+}
+
+// spare ends what lose began: it is known not to be committed.
+func (t *leases) spare(node api.ID) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.doubts, node)
+	t.table.Spare(node)
+}
+
+// doubt notes that the outcome of what lose began is not known.
+func (t *leases) doubt(node api.ID) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.doubts[node] = true
+}
+
+// doubtful lists the nodes of which the outcome of a loss is not known.
+func (t *leases) doubtful() []api.ID {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Collect(maps.Keys(t.doubts))
 }
 
 // stats returns the newest sample of a node, nil if there is none.
 func (t *leases) stats(node api.ID) *api.NodeStats {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if l := t.nodes[node]; l != nil {
-		return l.stats
+	if c := t.contacts[node]; c != nil {
+		return c.stats
 	}
 	return nil
 }
@@ -137,13 +179,14 @@ func (t *leases) stats(node api.ID) *api.NodeStats {
 func (t *leases) forget(node api.ID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	delete(t.nodes, node)
+	t.table.Forget(node)
+	delete(t.contacts, node)
 }
 
 // leaving reports whether the node said goodbye.
 func (t *leases) leaving(node api.ID) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	l := t.nodes[node]
-	return l != nil && l.leaving
+	c := t.contacts[node]
+	return c != nil && c.leaving
 }

@@ -34,23 +34,26 @@ func (s *Server) flushBeats(ctx context.Context, batch []*timedBeat) ([]*api.Nod
 		return nil, errNotLeading()
 	}
 	st := s.fsm.State()
-	servers, denied := s.serverAddrs(), deniedIDs(st)
+	servers, denied, disarm := s.serverAddrs(), deniedIDs(st), st.HAConfig().Disarmed
 	out := make([]*api.NodeBeaten, len(batch))
 	wake := false
 	for i, b := range batch {
-		ack := &api.NodeBeaten{Seq: b.beat.Seq, Generation: st.Generation(), Heartbeat: api.Duration(heartbeat), Servers: servers, Denied: denied}
+		ack := &api.NodeBeaten{Seq: b.beat.Seq, Generation: st.Generation(), Heartbeat: api.Duration(heartbeat), Servers: servers, Denied: denied, Disarm: disarm}
 		out[i] = ack
 		n := st.Node(b.beat.NodeID)
 		if n == nil || st.Session(n.ID) != b.beat.SessionID || n.Status == api.NodeLost {
+			// The answer extends no lease.
 			// One that was confirmed off and is not comes back by registering.
 			ack.Register = true
 			continue
 		}
 		if !s.leases.knows(n.ID, b.beat.SessionID) {
 			// Registered in an earlier term: Raft knows the session.
-			s.leases.register(n, b.beat.SessionID)
+			s.leases.adopt(n, b.beat.SessionID)
 		}
-		s.leases.beat(b.beat, b.at)
+		if s.leases.beat(b.beat, b.at) {
+			ack.Lease = api.Duration(hostLease)
+		}
 		wake = wake || n.Status != api.NodeReady || b.beat.Leaving
 	}
 	if wake {

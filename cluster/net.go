@@ -90,7 +90,7 @@ func (s *Server) openMemory() (*network, error) {
 // newMux makes the endpoints; it comes before the port, which needs them.
 func (s *Server) newMux(pool *rpc.Pool) {
 	s.mux = rpc.NewMux(rpc.Options{
-		Router: s, Auth: rpc.AuthFunc(s.authenticate), Pool: pool, Logger: s.log, Limit: s.cfg.Limit, Hold: s.cfg.Hold,
+		Router: s.cfg.router(s), Auth: rpc.AuthFunc(s.authenticate), Pool: pool, Logger: s.log, Limit: s.cfg.Limit, Hold: s.cfg.Hold,
 	})
 	s.endpoints()
 }

@@ -134,8 +134,8 @@ func (s *Server) schedulerGet(ctx context.Context, req *api.ListRequest) (*api.S
 	out := &api.SchedulerConfigResponse{}
 	return out, s.query(ctx, &req.QueryOptions, &out.QueryMeta, func(st *fsm.State, w *fsm.WatchSet) (api.Index, error) {
 		w.Table(fsm.TableMeta)
-		out.Config = st.SchedulerConfig()
-		return out.Config.ModifyIndex, nil
+		out.Config, out.CPUBaselines = st.SchedulerConfig(), st.Baselines()
+		return st.TableIndex(fsm.TableMeta), nil
 	})
 }
 

@@ -358,6 +358,10 @@ func (s *Server) orderOf(st *fsm.State, p *api.Placement) *api.Order {
 		Force: vm.ForceStop, Desired: p.Desired, Reboots: vm.Reboots, Resets: vm.Resets, Starts: vm.Starts, Resumes: vm.Resumes,
 		SpecVersion: vm.SpecVersion, Spec: &vm.Spec, Volumes: st.DiskVolumes(vm),
 	}
+	if p.CPUModel != "" && p.CPUModel != vm.Spec.CPU.Model {
+		spec := vm.Spec // the node is told what the servers have settled
+		spec.CPU.Model, o.Spec = p.CPUModel, &spec
+	}
 	image := func(name string) {
 		if im := st.ImageFor(vm.Namespace, name); name != "" && im != nil {
 			o.Images = addImage(o.Images, s.withSources(st, im))
@@ -438,6 +442,9 @@ func orderSum(o *api.Order) uint64 {
 	}
 	w(uint64(o.Epoch), o.Reboots, o.Resets, o.Starts, o.Resumes, o.SpecVersion, flag(o.Force))
 	h.WriteString(string(o.Desired))
+	if o.Spec != nil {
+		h.WriteString(o.Spec.CPU.Model)
+	}
 	for _, v := range o.Volumes {
 		h.Write(v.ID[:])
 		w(uint64(v.Size))

@@ -52,7 +52,7 @@ func (s *Server) moveOrder(st *fsm.State, m *api.Migration, node api.ID) *api.Mo
 	} else if node != m.From {
 		return nil
 	}
-	if !m.Phase.Active() && end.Clean {
+	if end.Clean { // it may have forgotten the move already, and must not remember it anew
 		return nil
 	}
 	if n := st.Node(peer); n != nil {

@@ -67,6 +67,9 @@ func openStores(c *Config, log *hlog) (*raftStores, error) {
 		if c.Stores != nil {
 			*s = raftStores{logs: c.Stores.Logs, stable: c.Stores.Stable, snaps: c.Stores.Snapshots, close: s.close}
 		}
+		if c.Stores != nil && c.Stores.disk != nil {
+			return s, s.guard(c.Stores.Logs, c.Stores.disk, &watchdog{limit: stallLimit, halt: c.Halt})
+		}
 		return s, nil
 	}
 	dir := filepath.Join(c.Dir, "raft")
@@ -74,24 +77,33 @@ func openStores(c *Config, log *hlog) (*raftStores, error) {
 		return nil, err
 	}
 	watch := &watchdog{limit: stallLimit, halt: c.Halt}
-	stable, err := openStable(filepath.Join(dir, "vote.db"), watch)
+	votes, err := openVotes(filepath.Join(dir, "vote.db"))
 	if err != nil {
 		return nil, folderInUse(c.Dir, err)
 	}
 	bolt, err := raftboltdb.New(raftboltdb.Options{Path: filepath.Join(dir, "log.db"), BoltOptions: &bbolt.Options{Timeout: time.Second}})
 	if err != nil {
-		return nil, errors.Join(folderInUse(c.Dir, err), stable.Close())
+		return nil, errors.Join(folderInUse(c.Dir, err), votes.Close())
 	}
-	closeAll := func() error { return errors.Join(bolt.Close(), stable.Close()) }
-	cached, err := raft.NewLogCache(logCacheEntries, &stallStore{LogStore: bolt, watch: watch})
-	if err != nil {
+	closeAll := func() error { return errors.Join(bolt.Close(), votes.Close()) }
+	s := &raftStores{close: closeAll}
+	if err := s.guard(bolt, votes, watch); err != nil {
 		return nil, errors.Join(err, closeAll())
 	}
 	snaps, err := raft.NewFileSnapshotStoreWithLogger(dir, snapshotsKept, log)
 	if err != nil {
 		return nil, errors.Join(err, closeAll())
 	}
-	return &raftStores{logs: cached, stable: stable, snaps: snaps, close: closeAll}, nil
+	s.snaps = snaps
+	return s, nil
+}
+
+// guard puts what Raft does not do itself before what is on a disk: the watchdog,
+// the cache, and the care for a vote of which only a half was written.
+func (s *raftStores) guard(logs raft.LogStore, votes voteFile, watch *watchdog) (err error) {
+	s.stable = &stableStore{file: votes, watch: watch}
+	s.logs, err = raft.NewLogCache(logCacheEntries, &stallStore{LogStore: logs, watch: watch})
+	return err
 }
 
 func folderInUse(dir string, err error) error {

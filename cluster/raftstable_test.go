@@ -1,8 +1,9 @@
 package cluster
 
 import (
-	"errors"
+	"fmt"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -51,10 +52,10 @@ func voteOf(t *testing.T, st raft.StableStore) bool {
 }
 
 func TestATornVoteIsNotGrantedToAStaleLog(t *testing.T) {
-	own, err := openStable(filepath.Join(t.TempDir(), "vote.db"), nil)
+	file, err := openVotes(filepath.Join(t.TempDir(), "vote.db"))
 	must.NoError(t, err)
-	defer own.Close()
-	must.False(t, voteOf(t, own))
+	defer file.Close()
+	must.False(t, voteOf(t, &stableStore{file: file}))
 
 	plain, err := raftboltdb.NewBoltStore(filepath.Join(t.TempDir(), "plain.db"))
 	must.NoError(t, err)
@@ -64,8 +65,9 @@ func TestATornVoteIsNotGrantedToAStaleLog(t *testing.T) {
 
 func TestTheStableStoreKeepsWhatRaftWrites(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "vote.db")
-	s, err := openStable(path, nil)
+	file, err := openVotes(path)
 	must.NoError(t, err)
+	s := &stableStore{file: file}
 	_, err = s.Get([]byte("nothing"))
 	must.EqError(t, err, "not found") // the text that Raft compares with
 	n, err := s.GetUint64([]byte("nothing"))
@@ -75,11 +77,12 @@ func TestTheStableStoreKeepsWhatRaftWrites(t *testing.T) {
 	must.NoError(t, s.SetUint64([]byte("CurrentTerm"), 9))
 	must.NoError(t, s.SetUint64(keyLastVoteTerm, 9))
 	must.NoError(t, s.Set(keyLastVoteCand, []byte("s1")))
-	must.NoError(t, s.Close())
+	must.NoError(t, file.Close())
 
-	s, err = openStable(path, nil)
+	file, err = openVotes(path)
 	must.NoError(t, err)
-	defer s.Close()
+	defer file.Close()
+	s = &stableStore{file: file}
 	n, err = s.GetUint64(keyLastVoteTerm)
 	must.NoError(t, err)
 	must.Eq(t, uint64(9), n)
@@ -124,8 +127,19 @@ func TestAStalledDiskHaltsTheServer(t *testing.T) {
 			t.Fatal(err)
 		default:
 		}
-		want := errors.New("full")
-		must.ErrorIs(t, s.watch.run("x", func() error { return want }), want)
 		must.NoError(t, s.DeleteRange(1, 1))
 	})
+}
+
+func TestADiskThatFailsHaltsTheServer(t *testing.T) {
+	var halted error
+	s := &stallStore{LogStore: raft.NewInmemStore(), watch: &watchdog{limit: time.Minute, halt: func(err error) { halted = err }}}
+	// A disk that is full has written nothing: the leader steps down, and reads go on.
+	must.ErrorIs(t, s.watch.run("x", func() error { return fmt.Errorf("write: %w", syscall.ENOSPC) }), syscall.ENOSPC)
+	must.NoError(t, halted)
+	// After a write that failed nobody knows what is on the disk: a second try
+	// might succeed without it.
+	must.ErrorIs(t, s.watch.run("append", func() error { return syscall.EIO }), syscall.EIO)
+	must.ErrorIs(t, halted, syscall.EIO)
+	must.ErrorContains(t, halted, "append")
 }

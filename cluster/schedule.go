@@ -268,6 +268,8 @@ func (t *scheduleTerm) mark(s *fsm.State, c *fsm.Change) {
 			}
 		case *api.Migration:
 			t.push(s, v.VMID)
+		case *fsm.MetaRecord:
+			t.pushFenced(s)
 		case *api.Volume:
 			if !v.VMID.IsZero() {
 				t.push(s, v.VMID)
@@ -277,6 +279,16 @@ func (t *scheduleTerm) mark(s *fsm.State, c *fsm.Change) {
 			} else {
 				delete(t.volumes, v.ID)
 			}
+		}
+	}
+}
+
+// pushFenced looks again at the VMs of lost nodes: restarts may have been held
+// back, or are no more.
+func (t *scheduleTerm) pushFenced(s *fsm.State) {
+	for p := range s.Placements() {
+		if p.Fenced != "" {
+			t.push(s, p.VMID)
 		}
 	}
 }

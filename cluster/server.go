@@ -27,9 +27,11 @@ type Server struct {
 	fsm    *fsm.FSM
 	events *event.Ring
 	pump   *eventPump
-	raft   *raft.Raft
-	trans  *raft.NetworkTransport
-	stores *raftStores
+	// progressFeed is how far moves are, for readers of events.
+	progressFeed *progressFeed
+	raft         *raft.Raft
+	trans        *raft.NetworkTransport
+	stores       *raftStores
 
 	net    *network
 	pool   *rpc.Pool
@@ -109,7 +111,9 @@ func (s *Server) start(ctx context.Context) error {
 	s.sched = newScheduleLoop(s.fsm, s.applyOutcome, s.voterCount, s.log)
 	s.moves = newMoveLoop(s.fsm, s.applyOutcome, s.holding, s.sched.move, s.cfg.Now, s.log)
 	s.drains = newDrainLoop(s.fsm, s.applyOutcome, s.cfg.Now, s.log)
+	s.progressFeed = newProgressFeed(s.fsm, s.progress)
 	s.background(s.pump.run)
+	s.background(s.progressFeed.run)
 	s.background(s.makeHashes)
 	var err error
 	if s.net, err = s.openNetwork(ctx); err != nil {
@@ -232,6 +236,7 @@ func (s *Server) onCommit(index api.Index, changes []fsm.Change) {
 	s.sched.onCommit(index, changes)
 	s.moved.commit(changes)
 	s.moves.onCommit(changes)
+	s.progressFeed.onCommit(changes)
 	s.drains.onCommit(changes)
 	for i := range changes {
 		if changes[i].Table == fsm.TableDenied {
@@ -250,6 +255,7 @@ func (s *Server) onRestore(st *fsm.State) {
 	s.orders.restored()
 	s.sched.onRestore(st)
 	s.moves.onRestore()
+	s.progressFeed.onRestore()
 }
 
 // duties are what only the leader does.
@@ -260,6 +266,7 @@ func (s *Server) duties() []duty {
 		{"beats", s.beats.run},
 		{"reports", s.reports.run},
 		{"liveness", s.dutyLiveness},
+		{"hosts", s.dutyHosts},
 		{"dial-back", s.dutyDialBack},
 		{"schedule", s.sched.run},
 		{"migrations", s.moves.run},

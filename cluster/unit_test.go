@@ -15,6 +15,7 @@ import (
 	"github.com/shoenig/test/must"
 
 	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/fsm"
 )
 
 func TestABatchIsAnsweredTogether(t *testing.T) {
@@ -216,4 +217,17 @@ func TestADifferenceShowsEachField(t *testing.T) {
 	must.NoError(t, err)
 	must.SliceEmpty(t, same)
 	must.True(t, needsRestart(diff))
+}
+
+// A move is not told of again to an end that has cleaned up, also not before the
+// other end has: it may have forgotten it, and would remember it for ever.
+func TestAnEndThatIsCleanHearsOfItsMoveNoMore(t *testing.T) {
+	from, to := api.NewID(), api.NewID()
+	m := &api.Migration{ID: api.NewID(), Phase: api.MigrationCommitted, From: from, To: to}
+	st := fsm.New(fsm.Config{}).State()
+	s := &Server{}
+	must.NotNil(t, s.moveOrder(st, m, from))
+	m.Source.Clean = true
+	must.Nil(t, s.moveOrder(st, m, from))
+	must.NotNil(t, s.moveOrder(st, m, to))
 }

@@ -6,6 +6,7 @@ import (
 	"math"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/novacron/novacron/api"
 	"github.com/novacron/novacron/api/netconfig"
@@ -59,7 +60,7 @@ func newIDs(n int) []api.ID {
 
 // checkSpec refuses what needs more to be read than package api has: constraints
 // that the scheduler cannot read, network configurations that no node takes.
-func checkSpec(spec *api.VMSpec) error {
+func checkSpec(st *fsm.State, spec *api.VMSpec) error {
 	if err := netconfig.CheckSpec(spec); err != nil {
 		return err
 	}
@@ -68,11 +69,35 @@ func checkSpec(spec *api.VMSpec) error {
 			return err
 		}
 	}
-	return nil
+	return checkModel(st, spec.CPU.Model)
+}
+
+// checkModel refuses a CPU model that nobody knows. One that is known, and that no
+// node can give now, only waits.
+func checkModel(st *fsm.State, model string) error {
+	if model == "" || model == api.ModelBaseline || model == api.ModelHost || fsm.NamedModel(model) {
+		return nil
+	}
+	var all []string
+	for n := range st.Nodes() {
+		for _, d := range n.Drivers {
+			if slices.Contains(d.CPUModels, model) {
+				return nil
+			}
+			all = append(all, d.CPUModels...)
+		}
+	}
+	if len(all) == 0 {
+		return nil // no node has told yet what it can give
+	}
+	slices.Sort(all)
+	all = slices.Compact(all)
+	return api.Errorf(api.CodeInvalid, "cpu.model: the CPU model %q is not known", model).
+		WithHint("use baseline, host, or what the nodes can give: %s", strings.Join(all[:min(len(all), 40)], ", ")).WithDetail("cpu.model", "%s", model)
 }
 
 func (s *Server) vmApply(ctx context.Context, req *api.VMApply) (*api.VMApplied, error) {
-	if err := checkSpec(&req.Spec); err != nil {
+	if err := checkSpec(s.fsm.State(), &req.Spec); err != nil {
 		return nil, err
 	}
 	res, err := s.Apply(ctx, &fsm.VMApply{

@@ -95,6 +95,9 @@ func (s *Server) reasons(st *fsm.State, r *api.VMStatusResponse) {
 		why("the node of the VM is not known any more")
 	case n.Status == api.NodeSuspect || n.Status == api.NodeLost || n.Status == api.NodeLeft:
 		why("node %s is %s (%s): what is shown is what it said last", n.Name, n.Status, orElse(n.StatusNote, "no reason known"))
+		if v, ok := s.haVM(st, vm, p, n); ok {
+			why("%s", v.Why)
+		}
 	case n.Unreachable != "":
 		why("node %s cannot be dialed by the servers: %s", n.Name, n.Unreachable)
 	}
@@ -255,7 +258,7 @@ func (s *Server) voterCount() int {
 // vmPlan answers what VM.Apply would do: the same command is tried, so that what
 // would be refused is refused here.
 func (s *Server) vmPlan(ctx context.Context, req *api.VMPlan) (*api.VMPlanned, error) {
-	if err := checkSpec(&req.Spec); err != nil {
+	if err := checkSpec(s.fsm.State(), &req.Spec); err != nil {
 		return nil, err
 	}
 	st := s.fsm.State()
@@ -308,8 +311,8 @@ func (s *Server) warnings(st *fsm.State, spec *api.VMSpec) []string {
 			warn("no node has brought the pool %q", d.Pool)
 		}
 	}
-	if spec.HA.Policy == api.HARestart {
-		warn("restart elsewhere is not there yet: the VM is kept on its node as with ha = %q", api.HAKeep)
+	if spec.HA.Policy == api.HARestart && s.fsm.State().HAConfig().Disarmed {
+		warn("HA is disarmed: the VM is kept on its node as with ha = %q", api.HAKeep)
 	}
 	return out
 }

@@ -39,7 +39,7 @@ var nouns = []nounSpec{
 func specs() []*spec {
 	return slices.Concat(
 		agentSpecs(), statusSpecs(), eventSpecs(), vmSpecs(), vmMigrateSpecs(), migrationSpecs(), imageSpecs(), volumeSpecs(), networkSpecs(), nodeSpecs(),
-		placementSpecs(), poolSpecs(), namespaceSpecs(), tokenSpecs(), serverSpecs(), operatorSpecs(), snapshotSpecs(),
+		placementSpecs(), poolSpecs(), namespaceSpecs(), tokenSpecs(), serverSpecs(), operatorSpecs(), operatorHASpecs(), snapshotSpecs(),
 		contextSpecs(), guardSpecs(), completionSpecs(), versionSpecs(),
 	)
 }

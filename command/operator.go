@@ -83,9 +83,9 @@ func operatorSpecs() []*spec {
 			build:    schedulerSet,
 		},
 		{
-			name: "operator fence-confirm", args: "NODE", min: 1, max: 1, synopsis: "confirm that a silent node is off for certain",
-			long:     "The node counts as lost: its VMs and the node itself can be deleted with -force.\nIf it is not off, its VMs go on running.",
-			examples: []string{"novacron operator fence-confirm n3", "novacron operator fence-confirm n3 -yes"},
+			name: "operator node fence-confirm", args: "NODE", min: 1, max: 1, synopsis: "confirm that a silent node is off for certain",
+			long:     "The node counts as lost: its VMs are restarted elsewhere where their disks can be\nreached, and the node can be deleted with -force. If it is not off, VMs run twice.",
+			examples: []string{"novacron operator node fence-confirm n3", "novacron operator node fence-confirm n3 -yes"},
 			build: func(f *flags) func(*call) error {
 				sure := f.Bool("yes", false, "do not ask")
 				return with(func(c *call, cl *api.Client) error { return fenceConfirm(c, cl, *sure) })
@@ -332,6 +332,9 @@ func showScheduler(c *call, r *api.SchedulerConfigResponse) error {
 		f.add("Memory ratio", fmt.Sprint(ratio(s.MemoryRatio, 1)))
 		f.add("Expect", fmt.Sprintf("%d servers", s.Expect))
 		f.add("Migrations", fmt.Sprintf("%v at once, %v for each node", ratio(float64(s.Migrations), 8), ratio(float64(s.NodeMigrations), 2)))
+		for _, b := range r.CPUBaselines {
+			f.add("CPU baseline", fmt.Sprintf("%s (%s)", b.V, first(b.K, "any")))
+		}
 		f.write()
 		return nil
 	})

@@ -135,7 +135,7 @@ func (o *output) state(s string) string {
 		return o.paint("32", s)
 	case "failed", "lost", "unknown", "unreachable", "crashed":
 		return o.paint("31", s)
-	case "pending", "preparing", "starting", "stopping", "suspect", "init", "deleting", "paused", "ineligible", "recovery":
+	case "pending", "preparing", "starting", "stopping", "suspect", "init", "deleting", "paused", "ineligible", "recovery", "held", "disarmed":
 		return o.paint("33", s)
 	}
 	return s

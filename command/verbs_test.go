@@ -332,9 +332,9 @@ func TestOperatorsSeeRaftSchemaAndSnapshots(t *testing.T) {
 
 func TestNodesAreGivenUpDeniedAndAllowed(t *testing.T) {
 	c := atDev(t)
-	must.StrContains(t, c.fails(exitError, "operator", "fence-confirm", "dev"), "nothing was changed")
-	must.StrContains(t, c.fails(exitError, "operator", "fence-confirm", "dev", "-yes"), "it is not off")
-	must.StrContains(t, c.fails(exitError, "operator", "fence-confirm", "nobody", "-yes"), "NOVA-3000")
+	must.StrContains(t, c.fails(exitError, "operator", "node", "fence-confirm", "dev"), "nothing was changed")
+	must.StrContains(t, c.fails(exitError, "operator", "node", "fence-confirm", "dev", "-yes"), "it is not off")
+	must.StrContains(t, c.fails(exitError, "operator", "node", "fence-confirm", "nobody", "-yes"), "NOVA-3000")
 	id := "6ba7b810-9dad-41d1-80b4-00c04fd430c8"
 	must.StrContains(t, c.ok("node", "deny", id, "-reason", "stolen"), "is denied")
 	must.StrContains(t, c.ok("node", "allow", id), "may connect again")

@@ -96,7 +96,7 @@ func showVM(o *output, s *api.VMStatusResponse, now time.Time) {
 			f.add("Restarts", fmt.Sprint(p.Restarts))
 		}
 	}
-	f.add("CPU", fmt.Sprintf("%s (%s reserved, model %s)", plural(int(sp.CPU.Cores), "core"), first(reserve(sp), "all"), first(sp.CPU.Model, "baseline")))
+	f.add("CPU", fmt.Sprintf("%s (%s reserved, model %s)", plural(int(sp.CPU.Cores), "core"), first(reserve(sp), "all"), cpuModel(s)))
 	f.add("Memory", sp.Memory.String())
 	f.add("Firmware", string(sp.Firmware))
 	version := fmt.Sprintf("%d (%s)", v.SpecVersion, age(v.ModifyTime, now))
@@ -113,6 +113,15 @@ func showVM(o *output, s *api.VMStatusResponse, now time.Time) {
 		f.add("Protection", "on")
 	}
 	f.write()
+}
+
+// cpuModel names the CPU that is asked for, and the one that the guest has.
+func cpuModel(s *api.VMStatusResponse) string {
+	model := first(s.VM.Spec.CPU.Model, api.ModelBaseline)
+	if p := s.Placement; p != nil && p.CPUModel != "" && p.CPUModel != model {
+		model += ": " + p.CPUModel
+	}
+	return model
 }
 
 func reserve(s *api.VMSpec) string {

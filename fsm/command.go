@@ -65,6 +65,8 @@ const (
 	cmdMigrationCreate = 36
 	cmdMigrationStep   = 37
 	cmdNodeDrain       = 38
+	cmdHostLost        = 39
+	cmdHASet           = 40
 )
 
 // Spec is the registration of a command.
@@ -128,6 +130,8 @@ func DefaultRegistry() *Registry {
 	r.add("MigrationCreate", 1, func() Command { return new(MigrationCreate) })
 	r.add("MigrationStep", 1, func() Command { return new(MigrationStep) })
 	r.add("NodeDrain", 1, func() Command { return new(NodeDrain) })
+	r.add("HostLost", 1, func() Command { return new(HostLost) })
+	r.add("HASet", 1, func() Command { return new(HASet) })
 	return r
 }
 

@@ -351,6 +351,14 @@ func migrationEvent(e *api.Event, old, v *api.Migration, _ *State) any {
 	return v
 }
 
+// MigrationEvent is what an event says of a migration, without type and message.
+func MigrationEvent(m *api.Migration) *api.Event {
+	e := &api.Event{Type: "updated"}
+	migrationEvent(e, nil, m, nil)
+	e.Type, e.Message = "", ""
+	return e
+}
+
 func orUnchosen(node string) string {
 	if node == "" {
 		return "a node to be chosen"

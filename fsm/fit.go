@@ -21,6 +21,7 @@ const (
 	DimMemory = "memory"
 	DimDisk   = "disk"
 	DimPool   = "pool"
+	DimGuard  = "guard"
 )
 
 // Ask is what a VM takes of a node.

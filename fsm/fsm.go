@@ -255,7 +255,10 @@ func (f *FSM) run(tx *Txn, cmd Command) (v any, err error) {
 	if err := cmd.Validate(); err != nil {
 		return nil, err
 	}
-	return cmd.apply(tx)
+	if v, err = cmd.apply(tx); err == nil {
+		tx.followNodes()
+	}
+	return v, err
 }
 
 // Try answers what a command would if it came next, and changes nothing. It holds

@@ -79,6 +79,8 @@ func samples() map[uint16]Command {
 			Options: api.MigrationOptions{Bandwidth: api.MiB, MaxDowntime: 1, DowntimeLimit: 2, Timeout: 3, AutoConverge: true, Compress: "zstd", WarmFallback: true}}},
 		&MigrationStep{ID: id('x', 1), Phase: api.MigrationQueued, Next: api.MigrationProposed, To: id('n', 2), Deadline: 9, Code: api.CodeMigration, Message: "m"},
 		&NodeDrain{ID: id('n', 1), Drain: &api.NodeDrain{Mode: api.DrainMode, Deadline: 9, Force: true, By: "b"}, Start: 8, CheckIndex: check},
+		&HostLost{NodeID: id('n', 1), Session: id('s', 1), Registered: 7, Evidence: api.Evidence{Kind: api.EvidenceLease, BootID: "b", Term: 3, Silent: 33, Wait: 32}},
+		&HASet{Config: api.HAConfig{Fencing: api.FencingLeaseOnly, Wait: 40, Hold: &api.HAHold{Storm: true, Reason: "r", By: "b", Since: 5}, Disarmed: true}, CheckIndex: check},
 	}
 	out := map[uint16]Command{}
 	for _, c := range all {

@@ -133,13 +133,7 @@ func (tx *Txn) pruneMigrations(vm api.ID) {
 
 // clean reports whether nothing of an ended migration is left on a node.
 func (tx *Txn) clean(m *api.Migration) bool {
-	return m.To.IsZero() || (m.Source.Clean || tx.gone(m.From)) && (m.Dest.Clean || tx.gone(m.To))
-}
-
-// gone reports whether a node will never speak again.
-func (tx *Txn) gone(node api.ID) bool {
-	n := tx.s.Node(node)
-	return n == nil || n.Status == api.NodeLost
+	return m.To.IsZero() || (m.Source.Clean || tx.lostFor(m.VMID, m.From)) && (m.Dest.Clean || tx.lostFor(m.VMID, m.To))
 }
 
 // MigrationStep is the leader's part in a migration: it admits one from the
@@ -232,6 +226,12 @@ func (tx *Txn) admit(m *api.Migration, c *MigrationStep) error {
 	if _, err := tx.usable(m.From, false); err != nil {
 		return err
 	}
+	if vm.Spec.HA.Policy == api.HARestart && p.Reserved != (api.Resources{}) && !GuardUsable(tx.s, n) {
+		return api.Errorf(api.CodeNoNode, "node %s has no guard that ha = restart could rely on", n.Name).WithDetail(DimGuard, "%s", n.Guard)
+	}
+	if named := p.CPUModel != "" && p.CPUModel != api.ModelHost; named && m.Mode != api.MigrateCold && !GivesModel(n, p.CPUModel) {
+		return raced("node %s cannot give the CPU model %q", n.Name, p.CPUModel)
+	}
 	vols, ask, err := tx.moveAsk(vm, p, n)
 	if err != nil {
 		return err
@@ -287,7 +287,7 @@ func (tx *Txn) abort(m *api.Migration, code api.Code, message string) error {
 		return nil
 	}
 	m.Phase = api.MigrationAborting
-	if m.Attempts == 0 && m.Dest.State == api.EndUnheard && tx.gone(m.To) {
+	if m.Attempts == 0 && m.Dest.State == api.EndUnheard && tx.lostFor(m.VMID, m.To) {
 		m.Phase = api.MigrationAborted // nobody was told
 	}
 	return nil
@@ -315,7 +315,7 @@ func (tx *Txn) putMigration(old, m *api.Migration) *api.Migration {
 		m.ModifyIndex = tx.index
 		migrationDef.put(tx, m)
 		next := *m
-		if !tx.carryOut(&next, decideMove(m, tx.side(m.From, m.Source), tx.side(m.To, m.Dest))) {
+		if !tx.carryOut(&next, decideMove(m, tx.side(m.VMID, m.From, m.Source), tx.side(m.VMID, m.To, m.Dest))) {
 			break
 		}
 		old, m = m, &next
@@ -325,11 +325,11 @@ func (tx *Txn) putMigration(old, m *api.Migration) *api.Migration {
 
 // side is an end with what is known of its node. What was said before the
 // node's machine was started anew counts no more.
-func (tx *Txn) side(node api.ID, e api.MigrationEnd) side {
+func (tx *Txn) side(vm, node api.ID, e api.MigrationEnd) side {
 	if n := tx.s.Node(node); n != nil && e.BootID != "" && e.BootID != n.BootID {
 		e = api.MigrationEnd{State: api.EndUnknown, Attempt: e.Attempt, Clean: e.Clean}
 	}
-	return side{MigrationEnd: e, lost: !node.IsZero() && tx.gone(node)}
+	return side{MigrationEnd: e, lost: !node.IsZero() && tx.lostFor(vm, node)}
 }
 
 // carryOut changes a migration as was decided; false when nothing is to be done.
@@ -352,7 +352,7 @@ func (tx *Txn) carryOut(m *api.Migration, what move) bool {
 			m.Message = m.Source.Message
 		case m.Dest.Failed:
 			m.Message = m.Dest.Message
-		case tx.gone(m.From) || tx.gone(m.To):
+		case tx.lostFor(m.VMID, m.From) || tx.lostFor(m.VMID, m.To):
 			m.Message = "a node was lost"
 		default:
 			m.Message = "the source is " + string(m.Source.State) + ", the destination " + string(m.Dest.State)
@@ -384,6 +384,7 @@ func (tx *Txn) commitMove(m *api.Migration) {
 	vmDef.put(tx, &v)
 	q := *p
 	q.NodeID, q.Epoch, q.Session, q.Seq, q.ModifyIndex = m.To, v.Epoch, api.ID{}, 0, tx.index
+	q.Armed, q.Fenced = false, ""
 	q.Desired = vm.Power
 	if m.Mode != api.MigrateCold {
 		q.State, q.Reason, q.Message, q.StateTime = api.StatePaused, "switch-over", "", tx.now
@@ -409,6 +410,7 @@ func (tx *Txn) regrant(m *api.Migration) {
 	v, q := *vm, *p
 	v.Epoch = max(vm.Epoch, p.Epoch) + 1
 	q.Epoch, q.ModifyIndex = v.Epoch, tx.index
+	q.Armed, q.Fenced = false, "" // what was known was of the epoch before
 	vmDef.put(tx, &v)
 	placementDef.put(tx, &q)
 }

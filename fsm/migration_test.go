@@ -322,7 +322,7 @@ func TestALostSourceWithACompleteDestinationIsACommit(t *testing.T) {
 	w.phase(api.MigrationSwitched)
 	w.ok(&NodeStatus{Items: []NodeStatusItem{{NodeID: id('n', 1), Status: api.NodeSuspect}}})
 	w.phase(api.MigrationSwitched)
-	w.ok(&NodeStatus{Items: []NodeStatusItem{{NodeID: id('n', 1), Status: api.NodeLost}}})
+	w.ok(w.lost(1, api.EvidenceOperator))
 	w.phase(api.MigrationCommitted)
 	must.Eq(t, id('n', 2), w.s().Placement(id('m', 1)).NodeID)
 }

@@ -660,6 +660,106 @@ func (z *Envelope) Msgsize() (s int) {
 }
 
 // MarshalMsg implements msgp.Marshaler
+func (z *HASet) MarshalMsg(b []byte) (o []byte, err error) {
+	o = msgp.Require(b, z.Msgsize())
+	// check for omitted fields
+	zb0001Len := uint32(2)
+	var zb0001Mask uint8 /* 2 bits */
+	_ = zb0001Mask
+	if z.CheckIndex == nil {
+		zb0001Len--
+		zb0001Mask |= 0x2
+	}
+	// variable map header, size zb0001Len
+	o = append(o, 0x80|uint8(zb0001Len))
+
+	// skip if no fields are to be emitted
+	if zb0001Len != 0 {
+		// string "config"
+		o = append(o, 0xa6, 0x63, 0x6f, 0x6e, 0x66, 0x69, 0x67)
+		o, err = z.Config.MarshalMsg(o)
+		if err != nil {
+			err = msgp.WrapError(err, "Config")
+			return
+		}
+		if (zb0001Mask & 0x2) == 0 { // if not omitted
+			// string "check_index"
+			o = append(o, 0xab, 0x63, 0x68, 0x65, 0x63, 0x6b, 0x5f, 0x69, 0x6e, 0x64, 0x65, 0x78)
+			if z.CheckIndex == nil {
+				o = msgp.AppendNil(o)
+			} else {
+				o = msgp.AppendUint64(o, *z.CheckIndex)
+			}
+		}
+	}
+	return
+}
+
+// UnmarshalMsg implements msgp.Unmarshaler
+func (z *HASet) UnmarshalMsg(bts []byte) (o []byte, err error) {
+	var field []byte
+	_ = field
+	var zb0001 uint32
+	zb0001, bts, err = msgp.ReadMapHeaderBytes(bts)
+	if err != nil {
+		err = msgp.WrapError(err)
+		return
+	}
+	for zb0001 > 0 {
+		zb0001--
+		field, bts, err = msgp.ReadMapKeyZC(bts)
+		if err != nil {
+			err = msgp.WrapError(err)
+			return
+		}
+		switch msgp.UnsafeString(field) {
+		case "config":
+			bts, err = z.Config.UnmarshalMsg(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Config")
+				return
+			}
+		case "check_index":
+			if msgp.IsNil(bts) {
+				bts, err = msgp.ReadNilBytes(bts)
+				if err != nil {
+					return
+				}
+				z.CheckIndex = nil
+			} else {
+				if z.CheckIndex == nil {
+					z.CheckIndex = new(uint64)
+				}
+				*z.CheckIndex, bts, err = msgp.ReadUint64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "CheckIndex")
+					return
+				}
+			}
+		default:
+			bts, err = msgp.Skip(bts)
+			if err != nil {
+				err = msgp.WrapError(err)
+				return
+			}
+		}
+	}
+	o = bts
+	return
+}
+
+// Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
+func (z *HASet) Msgsize() (s int) {
+	s = 1 + 7 + z.Config.Msgsize() + 12
+	if z.CheckIndex == nil {
+		s += msgp.NilSize
+	} else {
+		s += msgp.Uint64Size
+	}
+	return
+}
+
+// MarshalMsg implements msgp.Marshaler
 func (z *Hash) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	// check for omitted fields
@@ -738,6 +838,112 @@ func (z *Hash) UnmarshalMsg(bts []byte) (o []byte, err error) {
 // Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
 func (z *Hash) Msgsize() (s int) {
 	s = 1 + 6 + msgp.Uint64Size + 4 + msgp.BytesPrefixSize + len(z.Sum)
+	return
+}
+
+// MarshalMsg implements msgp.Marshaler
+func (z *HostLost) MarshalMsg(b []byte) (o []byte, err error) {
+	o = msgp.Require(b, z.Msgsize())
+	// check for omitted fields
+	zb0001Len := uint32(4)
+	var zb0001Mask uint8 /* 4 bits */
+	_ = zb0001Mask
+	if z.Registered == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x8
+	}
+	// variable map header, size zb0001Len
+	o = append(o, 0x80|uint8(zb0001Len))
+
+	// skip if no fields are to be emitted
+	if zb0001Len != 0 {
+		// string "node_id"
+		o = append(o, 0xa7, 0x6e, 0x6f, 0x64, 0x65, 0x5f, 0x69, 0x64)
+		o, err = z.NodeID.MarshalMsg(o)
+		if err != nil {
+			err = msgp.WrapError(err, "NodeID")
+			return
+		}
+		// string "evidence"
+		o = append(o, 0xa8, 0x65, 0x76, 0x69, 0x64, 0x65, 0x6e, 0x63, 0x65)
+		o, err = z.Evidence.MarshalMsg(o)
+		if err != nil {
+			err = msgp.WrapError(err, "Evidence")
+			return
+		}
+		// string "session"
+		o = append(o, 0xa7, 0x73, 0x65, 0x73, 0x73, 0x69, 0x6f, 0x6e)
+		o, err = z.Session.MarshalMsg(o)
+		if err != nil {
+			err = msgp.WrapError(err, "Session")
+			return
+		}
+		if (zb0001Mask & 0x8) == 0 { // if not omitted
+			// string "registered"
+			o = append(o, 0xaa, 0x72, 0x65, 0x67, 0x69, 0x73, 0x74, 0x65, 0x72, 0x65, 0x64)
+			o = msgp.AppendUint64(o, z.Registered)
+		}
+	}
+	return
+}
+
+// UnmarshalMsg implements msgp.Unmarshaler
+func (z *HostLost) UnmarshalMsg(bts []byte) (o []byte, err error) {
+	var field []byte
+	_ = field
+	var zb0001 uint32
+	zb0001, bts, err = msgp.ReadMapHeaderBytes(bts)
+	if err != nil {
+		err = msgp.WrapError(err)
+		return
+	}
+	for zb0001 > 0 {
+		zb0001--
+		field, bts, err = msgp.ReadMapKeyZC(bts)
+		if err != nil {
+			err = msgp.WrapError(err)
+			return
+		}
+		switch msgp.UnsafeString(field) {
+		case "node_id":
+			bts, err = z.NodeID.UnmarshalMsg(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "NodeID")
+				return
+			}
+		case "evidence":
+			bts, err = z.Evidence.UnmarshalMsg(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Evidence")
+				return
+			}
+		case "session":
+			bts, err = z.Session.UnmarshalMsg(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Session")
+				return
+			}
+		case "registered":
+			z.Registered, bts, err = msgp.ReadUint64Bytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Registered")
+				return
+			}
+		default:
+			bts, err = msgp.Skip(bts)
+			if err != nil {
+				err = msgp.WrapError(err)
+				return
+			}
+		}
+	}
+	o = bts
+	return
+}
+
+// Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
+func (z *HostLost) Msgsize() (s int) {
+	s = 1 + 8 + z.NodeID.Msgsize() + 9 + z.Evidence.Msgsize() + 8 + z.Session.Msgsize() + 11 + msgp.Uint64Size
 	return
 }
 
@@ -1571,8 +1777,8 @@ func (z *KeyringPut) Msgsize() (s int) {
 func (z *MetaRecord) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	// check for omitted fields
-	zb0001Len := uint32(10)
-	var zb0001Mask uint16 /* 10 bits */
+	zb0001Len := uint32(12)
+	var zb0001Mask uint16 /* 12 bits */
 	_ = zb0001Mask
 	if z.Region == "" {
 		zb0001Len--
@@ -1597,6 +1803,14 @@ func (z *MetaRecord) MarshalMsg(b []byte) (o []byte, err error) {
 	if z.Recovery == nil {
 		zb0001Len--
 		zb0001Mask |= 0x100
+	}
+	if z.HA.IsZero() {
+		zb0001Len--
+		zb0001Mask |= 0x400
+	}
+	if z.CPUBaselines == nil {
+		zb0001Len--
+		zb0001Mask |= 0x800
 	}
 	// variable map header, size zb0001Len
 	o = append(o, 0x80|uint8(zb0001Len))
@@ -1668,6 +1882,27 @@ func (z *MetaRecord) MarshalMsg(b []byte) (o []byte, err error) {
 		if err != nil {
 			err = msgp.WrapError(err, "Scheduler")
 			return
+		}
+		if (zb0001Mask & 0x400) == 0 { // if not omitted
+			// string "ha"
+			o = append(o, 0xa2, 0x68, 0x61)
+			o, err = z.HA.MarshalMsg(o)
+			if err != nil {
+				err = msgp.WrapError(err, "HA")
+				return
+			}
+		}
+		if (zb0001Mask & 0x800) == 0 { // if not omitted
+			// string "cpu_baselines"
+			o = append(o, 0xad, 0x63, 0x70, 0x75, 0x5f, 0x62, 0x61, 0x73, 0x65, 0x6c, 0x69, 0x6e, 0x65, 0x73)
+			o = msgp.AppendArrayHeader(o, uint32(len(z.CPUBaselines)))
+			for za0001 := range z.CPUBaselines {
+				o, err = z.CPUBaselines[za0001].MarshalMsg(o)
+				if err != nil {
+					err = msgp.WrapError(err, "CPUBaselines", za0001)
+					return
+				}
+			}
 		}
 	}
 	return
@@ -1762,6 +1997,31 @@ func (z *MetaRecord) UnmarshalMsg(bts []byte) (o []byte, err error) {
 				err = msgp.WrapError(err, "Scheduler")
 				return
 			}
+		case "ha":
+			bts, err = z.HA.UnmarshalMsg(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "HA")
+				return
+			}
+		case "cpu_baselines":
+			var zb0002 uint32
+			zb0002, bts, err = msgp.ReadArrayHeaderBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "CPUBaselines")
+				return
+			}
+			if cap(z.CPUBaselines) >= int(zb0002) {
+				z.CPUBaselines = (z.CPUBaselines)[:zb0002]
+			} else {
+				z.CPUBaselines = make([]api.Pair, zb0002)
+			}
+			for za0001 := range z.CPUBaselines {
+				bts, err = z.CPUBaselines[za0001].UnmarshalMsg(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "CPUBaselines", za0001)
+					return
+				}
+			}
 		default:
 			bts, err = msgp.Skip(bts)
 			if err != nil {
@@ -1782,7 +2042,10 @@ func (z *MetaRecord) Msgsize() (s int) {
 	} else {
 		s += z.Recovery.Msgsize()
 	}
-	s += 10 + z.Scheduler.Msgsize()
+	s += 10 + z.Scheduler.Msgsize() + 3 + z.HA.Msgsize() + 14 + msgp.ArrayHeaderSize
+	for za0001 := range z.CPUBaselines {
+		s += z.CPUBaselines[za0001].Msgsize()
+	}
 	return
 }
 

@@ -58,6 +58,7 @@ func (c *NodeRegister) Validate() error {
 		}
 	}
 	k.count("networks", len(n.Networks), 1024)
+	k.oneOf("guard", string(n.Guard), string(api.GuardNone), string(api.GuardWatchdog), string(api.GuardLeaseOnly))
 	k.number("max_generation", c.MaxGeneration)
 	k.number("max_index", c.MaxIndex)
 	k.vmReports("found", c.Found)
@@ -79,7 +80,7 @@ func (c *NodeRegister) apply(tx *Txn) (any, error) {
 	n.Status, n.StatusTime = api.NodeInit, tx.now
 	n.Eligibility = api.Eligible
 	n.CreateTime, n.CreateIndex, n.ModifyIndex = tx.now, tx.index, tx.index
-	n.StatusNote, n.Unreachable, n.Drain = "", "", nil
+	n.StatusNote, n.Unreachable, n.Drain, n.Lost = "", "", nil, nil
 	n.CPURatioSet, n.MemoryRatioSet = 0, 0
 	if old != nil {
 		n.CreateTime, n.CreateIndex = old.CreateTime, old.CreateIndex
@@ -91,10 +92,14 @@ func (c *NodeRegister) apply(tx *Txn) (any, error) {
 		}
 	}
 	n.Pools = tx.bringPools(n.Pools)
+	keepModels(old, &n)
 	nodeDef.put(tx, &n)
 	sessionDef.put(tx, &SessionRecord{NodeID: n.ID, SessionID: c.SessionID, Index: tx.index})
 	if c.MaxGeneration > tx.s.meta.Generation {
 		tx.setMeta(func(m *MetaRecord) { m.Generation = c.MaxGeneration + 1 })
+	}
+	if old != nil {
+		tx.unfence(n.ID, old.BootID != n.BootID)
 	}
 	c.found(tx, &n)
 	return &api.NodeRegistered{WriteMeta: api.WriteMeta{Index: tx.index}, Generation: tx.s.meta.Generation}, nil
@@ -155,7 +160,8 @@ func (c *NodeRegister) found(tx *Txn, n *api.Node) {
 	}
 }
 
-// NodeStatus changes what the servers know of nodes. Items of nodes that do not
+// NodeStatus changes what the servers know of nodes; that one is lost is said by
+// HostLost. Items of nodes that do not
 // exist are passed over. It answers nothing.
 type NodeStatus struct {
 	Items []NodeStatusItem `msg:"items,omitempty"`
@@ -181,7 +187,7 @@ func (c *NodeStatus) Validate() error {
 	var k checker
 	for i := range c.Items {
 		it := &c.Items[i]
-		k.oneOf("status", string(it.Status), "", string(api.NodeInit), string(api.NodeReady), string(api.NodeSuspect), string(api.NodeLost), string(api.NodeLeft))
+		k.oneOf("status", string(it.Status), "", string(api.NodeInit), string(api.NodeReady), string(api.NodeSuspect), string(api.NodeLeft))
 		k.line("note", it.Note)
 		if it.Unreachable != nil {
 			k.line("unreachable", *it.Unreachable)
@@ -212,9 +218,6 @@ func (c *NodeStatus) apply(tx *Txn) (any, error) {
 		}
 		n.ModifyIndex = tx.index
 		nodeDef.put(tx, &n)
-		if n.Status == api.NodeLost && old.Status != api.NodeLost {
-			tx.nodeMoves(n.ID)
-		}
 	}
 	return nil, nil
 }

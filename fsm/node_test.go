@@ -162,8 +162,8 @@ func TestNodeStatusPassesOverWhatIsLate(t *testing.T) {
 	w := region(t, 1)
 	before := w.s().Node(id('n', 1))
 	w.ok(&NodeStatus{Items: []NodeStatusItem{
-		{NodeID: id('n', 9), Status: api.NodeLost},
-		{NodeID: id('n', 1), Status: api.NodeLost, SessionID: id('s', 7)},
+		{NodeID: id('n', 9), Status: api.NodeLeft},
+		{NodeID: id('n', 1), Status: api.NodeLeft, SessionID: id('s', 7)},
 		{NodeID: id('n', 1), Status: api.NodeReady},
 	}})
 	must.Eq(t, before, w.s().Node(id('n', 1)))

@@ -14,6 +14,9 @@ const (
 	// PlaceUnplace takes a VM away from a node that could not start it, or that
 	// is lost with evidence, so that it can be placed elsewhere.
 	PlaceUnplace = "unplace"
+	// PlaceRecover restarts a VM on another node than the lost one that it was
+	// on: evidence, the new owner and the raised epoch meet in one entry.
+	PlaceRecover = "recover"
 )
 
 // PlaceItem is one decision of the scheduler, made against some earlier state:
@@ -53,8 +56,8 @@ func (c *PlaceBatch) Validate() error {
 	for i := range c.Items {
 		it := &c.Items[i]
 		k.id("items.vm_id", it.VMID)
-		k.oneOf("items.action", it.Action, PlacePlace, PlaceAdmit, PlaceRelease, PlaceUnplace)
-		if it.Action == PlacePlace || it.Action == PlaceAdmit {
+		k.oneOf("items.action", it.Action, PlacePlace, PlaceAdmit, PlaceRelease, PlaceUnplace, PlaceRecover)
+		if it.Action == PlacePlace || it.Action == PlaceAdmit || it.Action == PlaceRecover {
 			k.id("items.node_id", it.NodeID)
 		}
 	}
@@ -116,6 +119,8 @@ func (tx *Txn) place(it *PlaceItem) (api.Epoch, error) {
 		return tx.placeAdmit(it, vm, p)
 	case PlaceRelease:
 		return tx.placeRelease(vm, p)
+	case PlaceRecover:
+		return tx.placeRecover(it, vm, p)
 	default:
 		return tx.placeUnplace(vm, p)
 	}
@@ -129,12 +134,39 @@ func (tx *Txn) placeNew(it *PlaceItem, vm *api.VM, p *api.Placement) (api.Epoch,
 	if p != nil {
 		return 0, raced("the VM is on node %s already", p.NodeID)
 	}
+	return tx.grant(it, vm)
+}
+
+// placeRecover gives a VM that was on a lost node another one. The lost node
+// keeps an order to stop what it may still hold.
+func (tx *Txn) placeRecover(it *PlaceItem, vm *api.VM, p *api.Placement) (api.Epoch, error) {
+	if p == nil {
+		return 0, raced("the VM has no placement")
+	}
+	if err := Restartable(tx.s, vm, p); err != nil {
+		return 0, err
+	}
+	if !tx.lostFor(vm.ID, p.NodeID) {
+		return 0, raced("the node of the VM is not lost")
+	}
+	epoch, err := tx.grant(it, vm)
+	if err == nil {
+		tx.bury(p.NodeID, tx.s.VM(vm.ID), p.Epoch, "recovered", true)
+	}
+	return epoch, err
+}
+
+// grant makes a node the owner of a VM at the next epoch.
+func (tx *Txn) grant(it *PlaceItem, vm *api.VM) (api.Epoch, error) {
 	if it.Epoch != 0 && it.Epoch != vm.Epoch+1 {
 		return 0, raced("the next epoch is %d, the decision said %d", vm.Epoch+1, it.Epoch)
 	}
 	n, err := tx.usable(it.NodeID, true)
 	if err != nil {
 		return 0, err
+	}
+	if vm.Spec.HA.Policy == api.HARestart && !GuardUsable(tx.s, n) {
+		return 0, raced("node %s has no guard that ha = restart could rely on", n.Name).WithDetail(DimGuard, "%s", n.Guard)
 	}
 	vols := tx.s.DiskVolumes(vm)
 	for i, v := range vols {
@@ -163,7 +195,7 @@ func (tx *Txn) placeNew(it *PlaceItem, vm *api.VM, p *api.Placement) (api.Epoch,
 	placementDef.put(tx, &api.Placement{
 		VMID: vm.ID, Namespace: vm.Namespace, VMName: vm.Name, NodeID: n.ID, Epoch: v.Epoch, Desired: vm.Power,
 		Reserved: api.Resources{CPU: ask.CPU, Memory: ask.Memory}, State: api.StatePending, StateTime: tx.now,
-		CreateTime: tx.now, CreateIndex: tx.index, ModifyIndex: tx.index,
+		CPUModel: tx.startModel(&vm.Spec, n), CreateTime: tx.now, CreateIndex: tx.index, ModifyIndex: tx.index,
 	})
 	return v.Epoch, nil
 }
@@ -223,7 +255,7 @@ func (tx *Txn) placeAdmit(it *PlaceItem, vm *api.VM, p *api.Placement) (api.Epoc
 	}
 	q := *p
 	q.Desired, q.Reserved = vm.Power, api.Resources{CPU: ask.CPU, Memory: ask.Memory}
-	q.ModifyIndex = tx.index
+	q.CPUModel, q.ModifyIndex = tx.startModel(&vm.Spec, n), tx.index
 	placementDef.put(tx, &q)
 	return q.Epoch, nil
 }
@@ -254,7 +286,7 @@ func (tx *Txn) placeUnplace(vm *api.VM, p *api.Placement) (api.Epoch, error) {
 		return 0, raced("the VM has no placement")
 	}
 	n := tx.s.Node(p.NodeID)
-	lost := n == nil || n.Status == api.NodeLost
+	lost := n == nil || n.Status == api.NodeLost && p.Fenced != ""
 	if !lost && p.State.Holds() {
 		return 0, raced("the VM is %s on its node", p.State)
 	}

@@ -95,6 +95,9 @@ type MetaRecord struct {
 	Bootstrapped uint64              `msg:"bootstrapped,omitempty"`
 	Recovery     *Recovery           `msg:"recovery,omitempty"`
 	Scheduler    api.SchedulerConfig `msg:"scheduler,omitempty"`
+	HA           api.HAConfig        `msg:"ha,omitzero"`
+	// CPUBaselines are what "baseline" means for a CPU, by architecture.
+	CPUBaselines []api.Pair `msg:"cpu_baselines,omitempty"`
 }
 
 // Recovery is the state of a region after a restore: nothing is started,

@@ -106,6 +106,7 @@ func (tx *Txn) own(vm *api.VM, p *api.Placement, n *api.Node, r *api.VMReport) {
 	q.NodeID, q.Epoch = n.ID, max(q.Epoch, r.Epoch)
 	q.Desired = vm.Power
 	q.Session, q.Seq = api.ID{}, 0
+	q.Armed, q.Fenced = false, ""
 	q.Reserved = api.Resources{}
 	if r.State.Holds() || vm.Power != api.PowerStopped {
 		a := AskOf(&vm.Spec, []*api.Volume{})
@@ -157,11 +158,14 @@ func (c *RecoveryEnd) apply(tx *Txn) (any, error) {
 		return nil, api.Errorf(api.CodeRecovery, "these nodes have not reported: %s", strings.Join(names[:min(len(names), 20)], ", ")).
 			WithHint("start their agents, or name those that are switched off for certain as fenced")
 	}
+	var fenced []api.ID
 	for _, id := range sortedIDs(c.Fenced) {
 		if n := tx.s.Node(id); n != nil && slices.Contains(r.Waiting, id) {
 			m := *n
 			m.Status, m.StatusNote, m.StatusTime, m.ModifyIndex = api.NodeLost, "fenced by an operator during recovery", tx.now, tx.index
+			m.Lost = &api.Evidence{Kind: api.EvidenceOperator, BootID: m.BootID, Time: tx.now, Index: tx.index}
 			nodeDef.put(tx, &m)
+			fenced = append(fenced, id)
 		}
 	}
 	for _, p := range slices.Collect(tx.s.Placements()) {
@@ -172,8 +176,12 @@ func (c *RecoveryEnd) apply(tx *Txn) (any, error) {
 		v, q := *vm, *p
 		v.Epoch = max(vm.Epoch, p.Epoch) + 1
 		q.Epoch, q.ModifyIndex = v.Epoch, tx.index
+		q.Armed, q.Fenced = false, "" // what was known was of the epoch before
 		vmDef.put(tx, &v)
 		placementDef.put(tx, &q)
+	}
+	for _, id := range fenced {
+		tx.fence(id, api.EvidenceOperator)
 	}
 	tx.setMeta(func(m *MetaRecord) { m.Recovery = nil })
 	return nil, nil

@@ -132,6 +132,7 @@ func (tx *Txn) observe(vm *api.VM, old *api.Placement, session api.ID, r *api.VM
 	p.State, p.Reason, p.Message = r.State, r.Reason, r.Message
 	p.RunningVersion, p.DoneReboots, p.DoneResets = r.Version, r.Reboots, r.Resets
 	p.Restarts, p.StartTime = r.Restarts, r.StartTime
+	p.Armed = r.Armed
 	p.Addresses = nil
 	if len(r.Addresses) > 0 {
 		p.Addresses = r.Addresses
@@ -160,7 +161,7 @@ func (tx *Txn) observe(vm *api.VM, old *api.Placement, session api.ID, r *api.VM
 func samePlacement(a, b *api.Placement) bool {
 	return a.State == b.State && a.Reason == b.Reason && a.Message == b.Message && a.RunningVersion == b.RunningVersion &&
 		a.DoneReboots == b.DoneReboots && a.DoneResets == b.DoneResets && a.Restarts == b.Restarts && a.StartTime == b.StartTime &&
-		a.Reserved == b.Reserved && slices.Equal(a.Addresses, b.Addresses)
+		a.Reserved == b.Reserved && a.Armed == b.Armed && slices.Equal(a.Addresses, b.Addresses)
 }
 
 // orphan records a domain that Raft does not know, once.

@@ -80,6 +80,9 @@ func (s *State) Recovery() *Recovery { return s.meta.Recovery }
 // SchedulerConfig returns how the region schedules.
 func (s *State) SchedulerConfig() api.SchedulerConfig { return s.meta.Scheduler }
 
+// HAConfig returns how the region restarts VMs elsewhere.
+func (s *State) HAConfig() api.HAConfig { return s.meta.HA }
+
 // TableIndex returns the index of the newest change of any of the tables; after
 // a restore it is the index of the snapshot. It is what a blocking list answers.
 func (s *State) TableIndex(tables ...string) api.Index {
@@ -185,6 +188,14 @@ func (s *State) Session(node api.ID) api.ID {
 		return r.SessionID
 	}
 	return api.ID{}
+}
+
+// Registration returns a node's last registration; a zero one if there is none.
+func (s *State) Registration(node api.ID) SessionRecord {
+	if r := s.sessions.get(node); r != nil {
+		return *r
+	}
+	return SessionRecord{}
 }
 
 // Denied returns why a node must not connect, or nil.

@@ -120,6 +120,9 @@ func (c *VMApply) create(tx *Txn) (any, error) {
 	if err := tx.onePlace(vm); err != nil {
 		return nil, err
 	}
+	if err := tx.reachable(vm); err != nil {
+		return nil, err
+	}
 	vmDef.put(tx, vm)
 	tx.made(vm.ID, "")
 	a := tx.applied(vm, true)
@@ -292,11 +295,15 @@ func (tx *Txn) respec(old *api.VM, spec *api.VMSpec, ids []api.ID) (*api.VM, boo
 	if err := tx.onePlace(&vm); err != nil {
 		return nil, false, err
 	}
+	if err := tx.reachable(&vm); err != nil {
+		return nil, false, err
+	}
 	if p != nil && p.Reserved != (api.Resources{}) {
 		if err := tx.rereserve(&vm, p); err != nil {
 			return nil, false, err
 		}
 	}
+	tx.remodel(old, &vm)
 	v := versionOf(old)
 	versionDef.put(tx, v)
 	if old.SpecVersion > keepVersions {

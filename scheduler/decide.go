@@ -25,6 +25,7 @@ const (
 	NeedPlace        // a node
 	NeedAdmit        // to start again where its disks are
 	NeedRelease      // to give up a placement that it has no use for
+	NeedRecover      // another node: the one that it was on is lost, with evidence
 )
 
 // Needs compares what is wanted of a VM with where it is. It is cheap: the loop
@@ -36,6 +37,8 @@ func Needs(s *fsm.State, vm *api.VM, p *api.Placement) Need {
 		if vm.Power != api.PowerStopped {
 			return NeedPlace
 		}
+	case p.Fenced != "" && !underWay(s, vm) && fsm.Restartable(s, vm, p) == nil:
+		return NeedRecover
 	case p.Reserved != (api.Resources{}):
 	case underWay(s, vm): // it is looked at again when the move has ended
 	case vm.Power != api.PowerStopped:
@@ -74,16 +77,40 @@ func (e *engine) Decide(id api.ID) Decision {
 		return e.grant(&r, fsm.PlaceItem{Action: fsm.PlaceAdmit, OldEpoch: p.Epoch, Epoch: p.Epoch})
 	case NeedRelease:
 		return e.release(vm, p)
+	case NeedRecover:
+		return e.recover(vm, p)
 	}
 	return Decision{}
 }
 
+// recover picks another node for a VM whose node is lost, as if it were on none.
+func (e *engine) recover(vm *api.VM, p *api.Placement) Decision {
+	back := func() {}
+	if home := e.nodeOf(vm.ID); home >= 0 {
+		back = e.lift(vm, home)
+	}
+	r := e.requestOf(vm, e.state.DiskVolumes(vm))
+	i, score := e.choose(&r)
+	back()
+	return e.take(&r, i, score, fsm.PlaceItem{Action: fsm.PlaceRecover, OldEpoch: p.Epoch, Epoch: vm.Epoch + 1})
+}
+
 // grant picks a node and promises it.
 func (e *engine) grant(r *request, it fsm.PlaceItem) Decision {
-	i, score := int32(-1), 0.0
-	if r.broken == "" {
-		i, score = e.pick(r)
+	i, score := e.choose(r)
+	return e.take(r, i, score, it)
+}
+
+// choose picks a node; -1: none will do.
+func (e *engine) choose(r *request) (int32, float64) {
+	if r.broken != "" {
+		return -1, 0
 	}
+	return e.pick(r)
+}
+
+// take promises a node that was chosen.
+func (e *engine) take(r *request, i int32, score float64, it fsm.PlaceItem) Decision {
 	if i < 0 {
 		return Decision{Verdict: Wait, Waiter: e.waiter(r)}
 	}

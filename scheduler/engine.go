@@ -195,7 +195,7 @@ func (e *engine) follow(c *fsm.Change) {
 		e.anew = e.anew || available(old) != available(now)
 	case fsm.TableMeta:
 		old, now := both[*fsm.MetaRecord](c)
-		if old == nil || now == nil || old.Scheduler != now.Scheduler {
+		if old == nil || now == nil || old.Scheduler != now.Scheduler || old.HA.Fencing != now.HA.Fencing {
 			e.score = scoreOf(e.state.SchedulerConfig())
 			e.renew()
 		}

@@ -39,7 +39,7 @@ func TestEachCheckRemovesANode(t *testing.T) {
 		"no driver":      {node: func(n *api.Node) { n.Drivers = nil }, failed: FailDriver, reason: "has no hypervisor driver"},
 		"unhealthy":      {node: func(n *api.Node) { n.Drivers[0].Healthy, n.Drivers[0].Error = false, "gone" }, failed: FailDriver, reason: "driver sim is not healthy: gone"},
 		"firmware":       {vm: func(s *api.VMSpec) { s.Firmware = api.FirmwareUEFI }, node: func(n *api.Node) { n.Drivers[0].Firmware = []string{"bios"} }, failed: FailDriver, reason: "driver sim has no uefi firmware"},
-		"cpu model":      {vm: func(s *api.VMSpec) { s.CPU.Model = "EPYC" }, node: func(n *api.Node) { n.Drivers[0].CPUModels = []string{"qemu64"} }, failed: FailDriver, reason: `driver sim cannot give the CPU model "EPYC"`},
+		"cpu model":      {vm: func(s *api.VMSpec) { s.CPU.Model = "EPYC" }, node: func(n *api.Node) { n.Drivers[0].CPUModels = []string{"qemu64"} }, failed: FailCPUModel, reason: `cannot give the CPU model "EPYC"`},
 		"network":        {node: func(n *api.Node) { n.Networks = nil }, failed: FailNetwork, reason: `has no bridge "br0" for network "lan"`},
 		"pool":           {node: func(n *api.Node) { n.Pools = nil }, failed: FailPool, reason: `has no pool "default"`},
 		"pool error":     {node: func(n *api.Node) { n.Pools[0].Error = "not mounted" }, failed: FailPool, reason: `pool "default": not mounted`},

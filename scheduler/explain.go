@@ -107,7 +107,7 @@ func order(a, b *api.NodeVerdict, chosen api.ID) int {
 
 // stages lists the checks in the order in which they are made.
 var stages = []string{
-	FailSpec, FailNode, FailVolume, FailEligibility, FailDatacenter, FailDriver, FailNetwork, FailPool, FailConstraint,
+	FailSpec, FailNode, FailVolume, FailEligibility, FailDatacenter, FailDriver, FailCPUModel, FailNetwork, FailPool, FailGuard, FailConstraint,
 	FailAffinity, FailMigrate, FailDisk, FailMemory, FailCPU, FailBusy,
 }
 

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/fsm"
 )
 
 // The names of the checks, as they stand in api.NodeVerdict.Failed.
@@ -13,9 +14,11 @@ const (
 	FailEligibility = "eligibility" // cordoned, not ready or out of reach
 	FailDatacenter  = "datacenter"
 	FailDriver      = "driver" // no healthy hypervisor that can do it
+	FailCPUModel    = "cpu-model"
 	FailNetwork     = "network"
 	FailPool        = "pool"
 	FailConstraint  = "constraint"
+	FailGuard       = "guard"  // ha = restart, and no guard that it could rely on
 	FailVolume      = "volume" // an existing volume is on another node
 	FailAffinity    = "affinity"
 	FailSpec        = "spec" // no node can ever be right
@@ -34,6 +37,8 @@ type filter struct {
 	rules       []rule
 	firmware    api.Firmware
 	model       string // of the CPU; empty when any will do
+	guard       bool   // ha = restart: only nodes whose guard can be relied on
+	leaseOnly   bool   // one without a watchdog can
 	networks    []needNetwork
 	pools       []needPool
 	impossible  string // the reason why no node can pass, or empty
@@ -55,7 +60,7 @@ type networkLookup func(name string) *api.Network
 // newFilter compiles what a VM's spec and volumes ask of any node.
 func newFilter(spec *api.VMSpec, pools []needPool, lookup networkLookup) *filter {
 	f := &filter{datacenters: spec.Datacenters, firmware: spec.Firmware, pools: pools}
-	if m := spec.CPU.Model; m != "" && m != "baseline" && m != "host" {
+	if m := spec.CPU.Model; m != "" && m != api.ModelBaseline && m != api.ModelHost {
 		f.model = m
 	}
 	for _, c := range spec.Constraints {
@@ -100,6 +105,9 @@ func (f *filter) check(n *api.Node) (failed, reason string) {
 	if reason := f.checkDriver(n); reason != "" {
 		return FailDriver, reason
 	}
+	if f.model != "" && !fsm.GivesModel(n, f.model) {
+		return FailCPUModel, fmt.Sprintf("cannot give the CPU model %q", f.model)
+	}
 	for _, w := range f.networks {
 		if w.bridge != "" && !slices.Contains(n.Networks, w.bridge) && !slices.Contains(n.Networks, w.name) {
 			return FailNetwork, fmt.Sprintf("has no bridge %q for network %q", w.bridge, w.name)
@@ -116,6 +124,9 @@ func (f *filter) check(n *api.Node) (failed, reason string) {
 			return FailPool, fmt.Sprintf("pool %q is not shared there", w.name)
 		}
 	}
+	if reason := f.checkGuard(n); reason != "" {
+		return FailGuard, reason
+	}
 	for _, r := range f.rules {
 		v, ok := attribute(n, r.attribute)
 		if !r.test(v, ok) {
@@ -128,7 +139,18 @@ func (f *filter) check(n *api.Node) (failed, reason string) {
 	return "", ""
 }
 
-// checkDriver wants one healthy driver that has the firmware and the CPU model.
+// checkGuard wants a guard that kills the VM in time when the lease is over.
+func (f *filter) checkGuard(n *api.Node) string {
+	switch {
+	case !f.guard || n.Guard == api.GuardWatchdog || n.Guard == api.GuardLeaseOnly && f.leaseOnly:
+		return ""
+	case n.Guard == api.GuardLeaseOnly:
+		return "has a guard without a watchdog, which ha = restart may rely on only with fencing = lease-only"
+	}
+	return "has no guard, which ha = restart needs"
+}
+
+// checkDriver wants one healthy driver that has the firmware.
 // A driver that publishes no list is taken to have everything of that kind.
 func (f *filter) checkDriver(n *api.Node) string {
 	reason := "has no hypervisor driver"
@@ -139,8 +161,6 @@ func (f *filter) checkDriver(n *api.Node) string {
 			reason = fmt.Sprintf("driver %s is not healthy: %s", d.Name, d.Error)
 		case f.firmware == api.FirmwareUEFI && len(d.Firmware) > 0 && !slices.Contains(d.Firmware, string(f.firmware)):
 			reason = fmt.Sprintf("driver %s has no %s firmware", d.Name, f.firmware)
-		case f.model != "" && len(d.CPUModels) > 0 && !slices.Contains(d.CPUModels, f.model):
-			reason = fmt.Sprintf("driver %s cannot give the CPU model %q", d.Name, f.model)
 		default:
 			return ""
 		}

@@ -3,6 +3,7 @@ package scheduler
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/novacron/novacron/api"
 	"github.com/novacron/novacron/fsm"
@@ -132,8 +133,12 @@ func (m *mover) verdict(i int32, n *api.Node) (failed, reason string) {
 	if failed, reason = m.e.verdict(&r, i, n); failed != "" && failed != FailDisk && failed != FailMemory && failed != FailCPU {
 		return failed, reason
 	}
-	if why := canTake(m.e.cols.nodes[m.home], n, &m.q); why != "" {
+	home := m.e.cols.nodes[m.home]
+	if why := canTake(home, n, &m.q); why != "" {
 		return FailMigrate, why
+	}
+	if why := m.otherCPU(home, n); why != "" {
+		return FailCPUModel, why
 	}
 	if failed == "" && m.q.Busy[n.ID] != "" {
 		return FailBusy, m.q.Busy[n.ID]
@@ -164,7 +169,7 @@ func canTake(from, to *api.Node, q *Move) string {
 		case to.Drivers[k].Acceleration != d.Acceleration:
 			reason = fmt.Sprintf("runs guests with %s, node %s with %s", to.Drivers[k].Acceleration, from.Name, d.Acceleration)
 		default:
-			return sameCPU(from, to, &q.VM.Spec)
+			return ""
 		}
 	}
 	if reason == "" {
@@ -173,18 +178,70 @@ func canTake(from, to *api.Node, q *Move) string {
 	return reason
 }
 
-// sameCPU: a guest that sees the CPU of its host can go on only on the same one.
-func sameCPU(from, to *api.Node, spec *api.VMSpec) string {
-	if spec.CPU.Model != api.ModelHost {
+// otherCPU says why a guest that runs cannot go on with a node's CPU: it keeps
+// the model that it was started with.
+func (m *mover) otherCPU(from, to *api.Node) string {
+	p := m.e.state.Placement(m.q.VM.ID)
+	if m.q.Cold || p == nil {
 		return ""
 	}
+	model := p.CPUModel
+	if model == "" {
+		model = m.q.VM.Spec.CPU.Model
+	}
+	switch model {
+	case "", api.ModelBaseline:
+		return ""
+	case api.ModelHost:
+		return sameCPU(from, to)
+	}
+	if !fsm.GivesModel(to, model) {
+		return fmt.Sprintf("cannot give the CPU model %q, with which the guest runs", model)
+	}
+	return ""
+}
+
+// sameCPU: a guest that sees the CPU of its host can go on only on the same one.
+func sameCPU(from, to *api.Node) string {
 	for _, name := range []string{"cpu.arch", "cpu.vendor", "cpu.model"} {
 		a, _ := from.Attributes.Get(name)
 		if b, _ := to.Attributes.Get(name); a != b {
 			return fmt.Sprintf("has %s = %q, the guest sees that of its host, %q", name, b, a)
 		}
 	}
+	lacks, has := differ(from, to), differ(to, from)
+	switch {
+	case len(lacks) > 0:
+		return "lacks CPU features that the guest sees of its host: " + some(lacks)
+	case len(has) > 0:
+		return "has CPU features that the guest's host has not: " + some(has)
+	}
 	return ""
+}
+
+// differ returns the CPU features of one node that another has not.
+func differ(a, b *api.Node) (out []string) {
+	x, _ := a.Attributes.Get("cpu.flags")
+	y, _ := b.Attributes.Get("cpu.flags")
+	if x == y {
+		return nil
+	}
+	have := strings.Fields(y)
+	slices.Sort(have)
+	for _, f := range strings.Fields(x) {
+		if _, ok := slices.BinarySearch(have, f); !ok {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
+// some names the first of many.
+func some(names []string) string {
+	if len(names) > 5 {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:5], ", "), len(names)-5)
+	}
+	return strings.Join(names, ", ")
 }
 
 // moves reports whether a driver moves guests now.

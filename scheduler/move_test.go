@@ -117,13 +117,47 @@ func TestAMoveNeedsHypervisorsThatAgree(t *testing.T) {
 	must.Eq(t, "runs guests with tcg, node n1 with kvm", on(3).Reason)
 	x, on = w.move(Move{}, host)
 	must.True(t, x.Chosen.IsZero())
-	must.Eq(t, FailMigrate, on(4).Failed)
+	must.Eq(t, FailCPUModel, on(4).Failed)
 	must.StrContains(t, on(4).Reason, `has cpu.model = "epyc"`)
 	x, _ = w.move(Move{Cold: true}, host)
 	must.Eq(t, id('n', 3), x.Chosen, must.Sprint("it boots anew there"))
 	still := w.runs(w.vm(3, nil), id('n', 2))
 	_, on = w.move(Move{}, still)
 	must.StrContains(t, on(4).Reason, "node n2, where the VM is, has no healthy driver")
+}
+
+func TestAGuestKeepsTheCPUThatItWasStartedWith(t *testing.T) {
+	gives := func(flags string, models ...string) func(*api.Node) {
+		return func(n *api.Node) {
+			mover2(n)
+			n.Drivers[0].CPUModels = models
+			n.Attributes = api.PairsOf(map[string]string{"cpu.model": "xeon", "cpu.flags": flags})
+		}
+	}
+	w := newWorld(t)
+	w.node(1, gives("sse avx avx2", "EPYC", "Nehalem", "Haswell"))
+	w.node(2, gives("avx2 avx sse", "Nehalem", "Haswell"))
+	w.place(w.vm(9, nil)) // somewhere, with Haswell
+	old := w.runs(w.vm(1, nil), id('n', 1))
+	must.Eq(t, "Haswell", w.f.State().Placement(old).CPUModel)
+	host := w.runs(w.vm(2, func(s *api.VMSpec) { s.CPU.Model = api.ModelHost }), id('n', 1))
+
+	w.node(3, gives("sse avx", "Nehalem")) // an older machine joins
+	_, on := w.move(Move{}, old)
+	must.True(t, on(2).Fits)
+	must.Eq(t, FailCPUModel, on(3).Failed)
+	must.Eq(t, `cannot give the CPU model "Haswell", with which the guest runs`, on(3).Reason)
+	_, on = w.move(Move{Cold: true}, old)
+	must.True(t, on(3).Fits, must.Sprint("it boots anew there"))
+	_, on = w.move(Move{}, host)
+	must.True(t, on(2).Fits, must.Sprint("the order of the features means nothing"))
+	must.Eq(t, FailCPUModel, on(3).Failed)
+	must.Eq(t, "lacks CPU features that the guest sees of its host: avx2", on(3).Reason)
+
+	fresh := w.runs(w.vm(3, nil), id('n', 1))
+	must.Eq(t, "Nehalem", w.f.State().Placement(fresh).CPUModel)
+	_, on = w.move(Move{}, fresh)
+	must.True(t, on(3).Fits)
 }
 
 func TestWhoIsOnTheWayCountsAtItsDestination(t *testing.T) {

@@ -73,7 +73,7 @@ func (e *engine) classOf(vm *api.VM, vols []*api.Volume, ask fsm.Ask) (*class, s
 		c := &spec.Constraints[i]
 		b = appendText(appendText(appendText(b, c.Attribute), c.Operator), c.Value)
 	}
-	b = appendText(appendText(b, string(spec.Firmware)), spec.CPU.Model)
+	b = appendText(appendText(appendText(b, string(spec.Firmware)), spec.CPU.Model), guardKey(spec))
 	b = appendCount(b, len(spec.NICs))
 	for i := range spec.NICs {
 		b = appendText(b, spec.NICs[i].Network)
@@ -212,6 +212,7 @@ func (e *engine) filterOf(key []byte, spec *api.VMSpec, vols []*api.Volume) *fil
 		}
 	}
 	f := newFilter(spec, pools, e.state.Network)
+	f.guard, f.leaseOnly = guardKey(spec) != "", e.state.HAConfig().Fencing == api.FencingLeaseOnly
 	e.fileFilter(key, f)
 	return f
 }
@@ -234,6 +235,14 @@ func (e *engine) fileFilter(key []byte, f *filter) {
 		}
 	}
 	e.filters[string(key)] = f
+}
+
+// guardKey tells the VMs that need a guard from the others.
+func guardKey(spec *api.VMSpec) string {
+	if spec.HA.Policy == api.HARestart {
+		return api.HARestart
+	}
+	return ""
 }
 
 // maxFilters and maxCells bound the caches: filters by number, classes by the

@@ -54,10 +54,9 @@ func (c *Client) readAddressesOf(v *vm) {
 	}
 	v.mu.Lock()
 	v.leases, v.leaseVersion, v.addrs = leases, version, addrs
-	r := v.m.report()
 	v.mu.Unlock()
 	if !slices.Equal(old, addrs) {
-		c.reports.vm(r)
+		v.resend()
 	}
 }
 
@@ -79,16 +78,10 @@ func leasesOf(o *api.Order) (out []lease) {
 	return out
 }
 
-// addresses returns what is known for a report: only guests that run have any.
-func (c *Client) addresses(r api.VMReport) []string {
+// addressesFor returns what goes into a report: only guests that run have any.
+func addressesFor(r api.VMReport, known []string) []string {
 	if r.State != api.StateRunning && r.State != api.StatePaused {
 		return nil
 	}
-	v := c.find(r.VMID)
-	if v == nil {
-		return nil
-	}
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	return v.addrs
+	return known
 }

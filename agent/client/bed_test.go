@@ -14,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/novacron/novacron/agent/fingerprint"
+	guardsim "github.com/novacron/novacron/agent/guard/sim"
 	"github.com/novacron/novacron/agent/hypervisor"
 	"github.com/novacron/novacron/agent/hypervisor/sim"
 	"github.com/novacron/novacron/agent/image"
@@ -44,6 +45,7 @@ type bed struct {
 	boot   string
 	facts  api.Pairs
 	change func(*Config)
+	guard  *guardsim.Guard // nil: the node has none
 
 	c      *Client
 	driver *sim.Driver
@@ -88,6 +90,9 @@ func (b *bed) config() Config {
 	}
 	if os.Getenv("CLIENT_TEST_LOG") != "" {
 		cfg.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	}
+	if b.guard != nil {
+		cfg.Guard = func(ctx context.Context) (Guard, error) { return b.guard.Connect(ctx) }
 	}
 	if b.change != nil {
 		b.change(&cfg)
@@ -204,6 +209,8 @@ type cluster struct {
 	vols      map[api.ID]api.VolumeReport
 	imgs      map[api.ID]api.ImageReport
 	refuse    error // of reports
+	lease     api.Duration
+	disarm    bool
 	noStreams bool
 }
 
@@ -322,10 +329,10 @@ func (m *member) Call(ctx context.Context, method string, req, resp api.Message)
 	switch q := req.(type) {
 	case *api.NodeRegister:
 		s.registers = append(s.registers, q)
-		*resp.(*api.NodeRegistered) = api.NodeRegistered{Generation: s.gen, Heartbeat: api.Duration(3 * time.Second), Servers: s.addrs}
+		*resp.(*api.NodeRegistered) = api.NodeRegistered{Generation: s.gen, Heartbeat: api.Duration(3 * time.Second), Servers: s.addrs, WriteMeta: api.WriteMeta{Index: s.index}}
 	case *api.NodeBeat:
 		s.beats = append(s.beats, q)
-		*resp.(*api.NodeBeaten) = api.NodeBeaten{Seq: q.Seq, Generation: s.gen, Heartbeat: api.Duration(3 * time.Second), Register: s.forgot}
+		*resp.(*api.NodeBeaten) = api.NodeBeaten{Seq: q.Seq, Generation: s.gen, Heartbeat: api.Duration(3 * time.Second), Register: s.forgot, Lease: s.lease, Disarm: s.disarm}
 		s.forgot = false
 	case *api.NodeReport:
 		s.reports = append(s.reports, q)

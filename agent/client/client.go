@@ -54,7 +54,9 @@ type Client struct {
 	reopen     chan struct{}
 	networks   networkState
 	driver     driverState
+	links      linkMeter
 	health     healthState
+	guard      guardState
 }
 
 // New opens the journal and makes a client that does nothing yet. It fails when
@@ -70,10 +72,11 @@ func New(cfg Config) (*Client, error) {
 	c := &Client{
 		cfg: cfg, log: cfg.Logger.With("node", cfg.Node.Name), journal: j, session: api.NewID(), meta: m,
 		starts: make(limit, cfg.Starts), fetches: make(limit, cfg.Fetches), calls: make(limit, cfg.Calls),
-		lists: make(chan struct{}, 1), reregister: make(chan struct{}, 1), refresh: make(chan struct{}, 1), reopen: make(chan struct{}, 1),
+		links: newLinkMeter(), lists: make(chan struct{}, 1), reregister: make(chan struct{}, 1), refresh: make(chan struct{}, 1), reopen: make(chan struct{}, 1),
 		networks: networkState{used: map[string]int{}, look: make(chan struct{}, 1)},
 		vms:      map[api.ID]*vm{}, orphans: map[api.ID]hypervisor.Domain{}, volumes: map[api.ID]*volumeTask{},
 		removing: map[api.ID]bool{}, foreign: map[string]error{}, bad: map[api.ID]bool{},
+		guard: guardState{look: make(chan struct{}, 1), changed: make(chan struct{}, 1), lease: hostLease{term: 1}},
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.callCtx, c.endCall = context.WithCancel(context.Background())
@@ -103,6 +106,14 @@ func (c *Client) Run(ctx context.Context) error {
 		c.spawn(c.reports.run)
 		listed := make(chan struct{})
 		c.spawn(func() { c.watch(listed) })
+		guarded := make(chan struct{})
+		if c.cfg.Guard == nil || !c.spawn(func() { c.keepGuard(guarded) }) {
+			close(guarded)
+		}
+		select { // it tells what is armed, and of which class the node is
+		case <-guarded:
+		case <-c.ctx.Done():
+		}
 		first := time.NewTimer(firstAnswer)
 		select { // register with what is here, if the hypervisor tells
 		case <-listed:
@@ -221,6 +232,11 @@ func (c *Client) env() env {
 	if b := c.boot.Load(); b != nil {
 		e.boot = *b
 	}
+	e.up, e.doubt = c.cfg.Boottime(), c.doubts()
+	c.guard.mu.Lock()
+	defer c.guard.mu.Unlock()
+	l := &c.guard.lease
+	e.guard, e.deadline, e.term, e.disarm = c.guard.conn != nil, l.deadline, l.term, l.disarm || l.quitting
 	return e
 }
 

@@ -22,7 +22,7 @@ import (
 type Config struct {
 	// Node is what the node says of itself: ID, Name, Region, Datacenter,
 	// Address, HTTPAddress, Version, Protocol, SchemaMax, Labels, CPURatio,
-	// MemoryRatio, Watchdog. Everything else in it is found out.
+	// MemoryRatio. Everything else in it is found out.
 	Node api.Node
 	// Dir holds the journal and a folder for each VM (seed, NVRAM).
 	Dir string
@@ -53,6 +53,9 @@ type Config struct {
 	Moves Tunnels
 	// Quarantine is how long the disks of VMs that have moved away are kept (24h).
 	Quarantine time.Duration
+	// Guard connects to the guard of this machine, or starts one. Without it the node
+	// has no guard, and runs no VM with ha = restart.
+	Guard func(ctx context.Context) (Guard, error)
 	// Logger; default slog.Default.
 	Logger *slog.Logger
 
@@ -74,7 +77,7 @@ type Config struct {
 	// Boottime is the clock of leases; default CLOCK_BOOTTIME.
 	Boottime func() time.Duration
 	// OnBeat is told of each acknowledged beat, with the boot time from just
-	// before it was sent: where a lease is counted from. Optional.
+	// before it was sent. Optional.
 	OnBeat func(sent time.Duration, ack *api.NodeBeaten)
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/novacron/novacron/agent/guard"
 	"github.com/novacron/novacron/agent/hypervisor"
 	"github.com/novacron/novacron/api"
 )
@@ -25,7 +26,11 @@ func (v *vm) perform(o op, m machine) event {
 		done.dom, err = v.start(m)
 		v.ready = nil
 	case opInspect:
-		done.dom, err = v.inspect()
+		done.dom, err = v.inspect(m)
+	case opArm, opDisarm:
+		done.epoch = m.RunEpoch
+		done.res, done.message = v.atGuard(o, m)
+		return done
 	default:
 		err = v.call(o, m)
 	}
@@ -104,7 +109,7 @@ func (v *vm) call(o op, m machine) error {
 }
 
 // inspect looks at the domain; of one that is gone it asks why.
-func (v *vm) inspect() (out dom, err error) {
+func (v *vm) inspect(m machine) (out dom, err error) {
 	err = v.c.op(func(ctx context.Context) error {
 		d, err := v.c.cfg.Driver.Get(ctx, v.id)
 		if errors.Is(err, hypervisor.ErrNotFound) {
@@ -117,6 +122,11 @@ func (v *vm) inspect() (out dom, err error) {
 		out = domOf(d)
 		return err
 	})
+	if err == nil && out.kind == domAbsent && m.Alive && m.hold.was {
+		if note, ok := v.fenced(m.RunEpoch); ok {
+			out.exit, out.note = exitFenced, note
+		}
+	}
 	return out, err
 }
 
@@ -126,7 +136,10 @@ func (v *vm) start(m machine) (dom, error) {
 		return dom{}, v.c.ctx.Err()
 	}
 	defer v.c.starts.release()
-	paused := m.Desired == api.PowerPaused
+	paused := m.Desired == api.PowerPaused || m.HA == api.HARestart
+	v.mu.Lock()
+	v.proc = guard.Process{}
+	v.mu.Unlock()
 	mach := v.ready
 	mach.Epoch, mach.SpecVersion, mach.Generation = m.Epoch, m.SpecVersion, m.Generation
 	err := v.c.op(func(ctx context.Context) error {
@@ -136,7 +149,11 @@ func (v *vm) start(m machine) (dom, error) {
 		return v.c.cfg.Driver.Start(ctx, mach, paused)
 	})
 	if paused {
-		return dom{kind: domPaused, reason: "user", epoch: m.Epoch, version: m.SpecVersion}, err
+		out := dom{kind: domPaused, reason: "user", epoch: m.Epoch, version: m.SpecVersion}
+		if m.Desired != api.PowerPaused {
+			out.reason = "starting-up"
+		}
+		return out, err
 	}
 	return dom{kind: domRunning, epoch: m.Epoch, version: m.SpecVersion}, err
 }

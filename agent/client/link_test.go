@@ -199,7 +199,7 @@ func order(index api.Index) *api.Order {
 
 func TestStreamMustBeginFull(t *testing.T) {
 	c := &Client{}
-	err := c.apply(&api.OrderBatch{Generation: 1, Index: 1}, true)
+	err := c.apply(&api.OrderBatch{Generation: 1, Index: 1}, true, 1)
 	must.Eq(t, api.CodeStale, api.CodeOf(err))
 }
 

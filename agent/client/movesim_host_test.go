@@ -79,7 +79,7 @@ func (n *simNode) step(ev event) {
 		n.wakeAt = out.wake
 		n.w.at(max(0, out.wake-n.w.now), n.living(func() { n.step(event{kind: evTick}) }))
 	}
-	n.tell(ev)
+	n.tell(ev, out)
 	if out.op != opNone {
 		n.w.after(n.living(func() { n.perform(out.op, next) }))
 	}
@@ -95,7 +95,8 @@ func (n *simNode) living(f func()) func() {
 	}
 }
 
-func (n *simNode) tell(ev event) {
+// tell is what vm.tell does.
+func (n *simNode) tell(ev event, out output) {
 	if r, ok := n.m.moveReport(n.boot); ok && r != n.lastMove {
 		n.lastMove = r
 		n.reportMove(r)
@@ -106,7 +107,7 @@ func (n *simNode) tell(ev event) {
 		return
 	}
 	r := n.m.report()
-	if !sameReport(r, n.lastVM) || ev.kind == evOrder {
+	if !sameReport(r, n.lastVM) || out.verdict == orderRefused || out.attested != 0 || ev.kind == evOrder && ev.order.Stop {
 		n.lastVM = r
 		n.reportVM(r)
 	}

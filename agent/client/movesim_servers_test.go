@@ -41,7 +41,7 @@ func (w *moveWorld) batch(st *fsm.State, n *simNode) *api.OrderBatch {
 		if m.To == n.id {
 			end = m.Dest
 		}
-		if m.Phase == api.MigrationQueued || m.From != n.id && m.To != n.id || !m.Phase.Active() && end.Clean {
+		if m.Phase == api.MigrationQueued || m.From != n.id && m.To != n.id || end.Clean {
 			continue
 		}
 		o := &api.MoveOrder{Migration: m}

@@ -193,7 +193,7 @@ func (w *moveWorld) start(n *simNode) {
 		w.apply(reg)
 		w.apply(&fsm.NodeStatus{Items: []fsm.NodeStatusItem{{NodeID: n.id, Status: api.NodeReady}}})
 		n.lastVM, n.lastMove = api.VMReport{}, api.MoveReport{} // everything is told anew
-		n.tell(event{kind: evTick})
+		n.tell(event{kind: evTick}, output{})
 	}))
 	w.at(5*second, n.living(func() { n.relist() }))
 }

@@ -577,8 +577,8 @@ func (z *poolMark) Msgsize() (s int) {
 func (z *record) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	// check for omitted fields
-	zb0001Len := uint32(39)
-	var zb0001Mask uint64 /* 39 bits */
+	zb0001Len := uint32(40)
+	var zb0001Mask uint64 /* 40 bits */
 	_ = zb0001Mask
 	if z.Namespace == "" {
 		zb0001Len--
@@ -683,6 +683,10 @@ func (z *record) MarshalMsg(b []byte) (o []byte, err error) {
 	if z.Move.IsZero() {
 		zb0001Len--
 		zb0001Mask |= 0x2000000000
+	}
+	if z.Told == false {
+		zb0001Len--
+		zb0001Mask |= 0x4000000000
 	}
 	// variable map header, size zb0001Len
 	o = msgp.AppendMapHeader(o, zb0001Len)
@@ -906,6 +910,11 @@ func (z *record) MarshalMsg(b []byte) (o []byte, err error) {
 				err = msgp.WrapError(err, "Move")
 				return
 			}
+		}
+		if (zb0001Mask & 0x4000000000) == 0 { // if not omitted
+			// string "told"
+			o = append(o, 0xa4, 0x74, 0x6f, 0x6c, 0x64)
+			o = msgp.AppendBool(o, z.Told)
 		}
 		// string "last_move"
 		o = append(o, 0xa9, 0x6c, 0x61, 0x73, 0x74, 0x5f, 0x6d, 0x6f, 0x76, 0x65)
@@ -1164,6 +1173,12 @@ func (z *record) UnmarshalMsg(bts []byte) (o []byte, err error) {
 				err = msgp.WrapError(err, "Move")
 				return
 			}
+		case "told":
+			z.Told, bts, err = msgp.ReadBoolBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Told")
+				return
+			}
 		case "last_move":
 			bts, err = z.LastMove.UnmarshalMsg(bts)
 			if err != nil {
@@ -1184,6 +1199,6 @@ func (z *record) UnmarshalMsg(bts []byte) (o []byte, err error) {
 
 // Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
 func (z *record) Msgsize() (s int) {
-	s = 3 + 3 + z.ID.Msgsize() + 3 + msgp.StringPrefixSize + len(z.Namespace) + 5 + msgp.StringPrefixSize + len(z.Name) + 6 + z.Epoch.Msgsize() + 4 + msgp.Uint64Size + 4 + msgp.Uint64Size + 8 + msgp.BoolSize + 5 + z.Tomb.Msgsize() + 11 + msgp.BoolSize + 8 + z.Desired.Msgsize() + 6 + msgp.BoolSize + 8 + msgp.Uint64Size + 7 + msgp.Uint64Size + 7 + msgp.Uint64Size + 13 + msgp.Uint64Size + 8 + z.Restart.Msgsize() + 13 + z.StopTimeout.Msgsize() + 3 + msgp.StringPrefixSize + len(z.HA) + 13 + msgp.Uint64Size + 12 + msgp.Uint64Size + 6 + msgp.StringPrefixSize + len(z.Phase) + 8 + z.StopBy.Msgsize() + 6 + msgp.BoolSize + 10 + z.RunEpoch.Msgsize() + 12 + msgp.Uint64Size + 5 + msgp.StringPrefixSize + len(z.BootID) + 11 + z.StartTime.Msgsize() + 8 + msgp.BoolSize + 6 + msgp.BoolSize + 6 + z.State.Msgsize() + 7 + msgp.StringPrefixSize + len(z.Reason) + 8 + msgp.StringPrefixSize + len(z.Message) + 9 + msgp.Uint32Size + 7 + z.WindowStart.Msgsize() + 6 + msgp.Int32Size + 5 + z.NextStart.Msgsize() + 8 + msgp.Uint64Size + 5 + z.Move.Msgsize() + 10 + z.LastMove.Msgsize()
+	s = 3 + 3 + z.ID.Msgsize() + 3 + msgp.StringPrefixSize + len(z.Namespace) + 5 + msgp.StringPrefixSize + len(z.Name) + 6 + z.Epoch.Msgsize() + 4 + msgp.Uint64Size + 4 + msgp.Uint64Size + 8 + msgp.BoolSize + 5 + z.Tomb.Msgsize() + 11 + msgp.BoolSize + 8 + z.Desired.Msgsize() + 6 + msgp.BoolSize + 8 + msgp.Uint64Size + 7 + msgp.Uint64Size + 7 + msgp.Uint64Size + 13 + msgp.Uint64Size + 8 + z.Restart.Msgsize() + 13 + z.StopTimeout.Msgsize() + 3 + msgp.StringPrefixSize + len(z.HA) + 13 + msgp.Uint64Size + 12 + msgp.Uint64Size + 6 + msgp.StringPrefixSize + len(z.Phase) + 8 + z.StopBy.Msgsize() + 6 + msgp.BoolSize + 10 + z.RunEpoch.Msgsize() + 12 + msgp.Uint64Size + 5 + msgp.StringPrefixSize + len(z.BootID) + 11 + z.StartTime.Msgsize() + 8 + msgp.BoolSize + 6 + msgp.BoolSize + 6 + z.State.Msgsize() + 7 + msgp.StringPrefixSize + len(z.Reason) + 8 + msgp.StringPrefixSize + len(z.Message) + 9 + msgp.Uint32Size + 7 + z.WindowStart.Msgsize() + 6 + msgp.Int32Size + 5 + z.NextStart.Msgsize() + 8 + msgp.Uint64Size + 5 + z.Move.Msgsize() + 5 + msgp.BoolSize + 10 + z.LastMove.Msgsize()
 	return
 }

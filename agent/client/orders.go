@@ -67,8 +67,12 @@ func (c *Client) stream(addr string) (got bool, err error) {
 	if watching {
 		defer func() { cancel(nil); <-reopened }()
 	}
+	l := c.streamLease()
 	c.mu.Lock()
 	req := &api.OrdersRequest{NodeID: c.cfg.Node.ID, SessionID: c.session, MinIndex: c.meta.Index}
+	if l.generation == c.meta.Generation {
+		req.MinIndex = max(req.MinIndex, l.index)
+	}
 	c.mu.Unlock()
 	s, err := c.cfg.Dial(addr).Open(ctx, "Node.Orders", req)
 	if err != nil {
@@ -80,7 +84,10 @@ func (c *Client) stream(addr string) (got bool, err error) {
 			return got, cause(ctx, err)
 		}
 		silence.Reset(jitter(c.cfg.StreamSilence))
-		if err := c.apply(b, !got); err != nil {
+		if older(b.Generation, b.Index, l.generation, l.index) {
+			return got, errBehind
+		}
+		if err := c.apply(b, !got, l.fresh); err != nil {
 			return got, err
 		}
 		if !got {
@@ -98,8 +105,9 @@ func cause(ctx context.Context, err error) error {
 	return err
 }
 
-// apply takes in one batch. What is not in it means nothing.
-func (c *Client) apply(b *api.OrderBatch, first bool) error {
+// apply takes in one batch of a stream that was opened in a term of the lease.
+// What is not in it means nothing.
+func (c *Client) apply(b *api.OrderBatch, first bool, term uint64) error {
 	c.mu.Lock()
 	m := c.meta
 	if older(b.Generation, b.Index, m.Generation, m.Index) {
@@ -137,7 +145,7 @@ func (c *Client) apply(b *api.OrderBatch, first bool) error {
 	c.recovery.Store(false)
 	held := c.hold.Swap(false)
 	c.giveMoves(b) // first: a guest that is under way is not to be touched
-	c.give(b)
+	c.give(b, term)
 	if held {
 		c.broadcast(event{kind: evTick})
 	}
@@ -150,7 +158,7 @@ func (c *Client) apply(b *api.OrderBatch, first bool) error {
 
 // give hands the orders to their VMs: of one VM the tombstone first, so that a
 // newer grant does not begin beside an old copy.
-func (c *Client) give(b *api.OrderBatch) {
+func (c *Client) give(b *api.OrderBatch, term uint64) {
 	orders := slices.Clone(b.Orders)
 	slices.SortStableFunc(orders, func(x, y *api.Order) int {
 		switch {
@@ -162,7 +170,7 @@ func (c *Client) give(b *api.OrderBatch) {
 		return 1
 	})
 	for _, o := range orders {
-		ev := event{kind: evOrder, order: o, generation: b.Generation}
+		ev := event{kind: evOrder, order: o, generation: b.Generation, term: term}
 		for !c.vm(o.VMID).post(ev) { // forgotten just now: made anew
 			if c.ctx.Err() != nil {
 				return

@@ -58,6 +58,8 @@ type record struct {
 	Resumes uint64 `msg:"resumes,omitempty"`
 	// Move is the VM's part in a migration, zero for none.
 	Move moveRecord `msg:"move,omitzero"`
+	// Told: the servers may believe that the VM is armed at the guard.
+	Told bool `msg:"told,omitempty"`
 	// LastMove is a migration that is over: what is still said of it is late.
 	LastMove api.ID `msg:"last_move,omitempty"`
 }
@@ -98,6 +100,7 @@ func (r moveRecord) IsZero() bool { return r == moveRecord{} }
 const (
 	phaseStart = "start"
 	phaseStop  = "stop"
+	phaseFence = "fence" // the agent ends it in the guard's place
 )
 
 // The reasons that this package gives; others are the hypervisor's words.
@@ -114,6 +117,8 @@ const (
 	reasonHypervisor = "hypervisor-unknown"
 	reasonProcess    = "process-without-domain"
 	reasonSwitch     = "switch-over"
+	reasonArming     = "arming"
+	reasonFenced     = "fenced"
 )
 
 // durable is the part of a record that is worth a write: how far an idempotent

@@ -118,6 +118,8 @@ func (c *Client) describe(ctx context.Context) (*api.Node, error) {
 		info.Healthy, info.Error = false, err.Error()
 	}
 	n.Drivers = []api.DriverInfo{info}
+	n.Guard = c.guardClass()
+	n.Watchdog = n.Guard == api.GuardWatchdog
 	n.Attributes = n.Attributes.Set("driver."+info.Name+".version", info.Version).Set("driver."+info.Name+".acceleration", info.Acceleration)
 	for name, p := range c.cfg.Pools {
 		i, err := p.Info(ctx)
@@ -164,13 +166,15 @@ func (c *Client) register(ctx context.Context, n *api.Node) error {
 		Node: n, SessionID: c.session, MaxGeneration: m.Generation, MaxIndex: m.Index, Found: c.found(),
 	}
 	resp := &api.NodeRegistered{}
+	term := c.leaseTerm()
 	if err := c.servers.call(ctx, callTimeout, "Node.Register", req, resp); err != nil {
 		return err
 	}
 	c.servers.learn(resp.Servers)
+	c.registeredIn(term, resp)
 	now := c.cfg.Boottime()
 	c.health.set(func(h *healthState) {
-		h.registered, h.lastAck = true, now
+		h.registered, h.known, h.lastAck = true, true, now
 		h.heartbeat = heartbeat(resp.Heartbeat)
 	})
 	c.log.Info("registered", "generation", resp.Generation, "heartbeat", resp.Heartbeat, "found", len(req.Found))
@@ -190,7 +194,7 @@ func (c *Client) found() []api.VMReport {
 	var out []api.VMReport
 	for _, v := range c.all() {
 		if r, ok := v.report(); ok {
-			out = append(out, c.reports.stamp(r))
+			out = append(out, r)
 		}
 	}
 	c.mu.Lock()
@@ -204,9 +208,14 @@ func (c *Client) found() []api.VMReport {
 
 // resend reports everything anew: the servers may have lost it.
 func (c *Client) resend() {
-	for _, r := range c.found() {
-		c.reports.vm(r)
+	for _, v := range c.all() {
+		v.resend()
 	}
+	c.mu.Lock()
+	for _, d := range c.orphans {
+		c.reports.vm(orphanReport(d))
+	}
+	c.mu.Unlock()
 	c.resendMoves()
 	c.resendImages()
 	c.resendVolumes()
@@ -253,10 +262,13 @@ func (c *Client) beat(ctx context.Context) error {
 		return err
 	}
 	c.servers.learn(resp.Servers)
+	doubted := c.doubts()
 	c.health.set(func(h *healthState) { h.lastAck, h.heartbeat = sent, heartbeat(resp.Heartbeat) })
 	if resp.Register {
+		c.health.set(func(h *healthState) { h.known = false })
 		poke(c.reregister)
 	}
+	c.beaten(sent, resp, doubted)
 	if c.cfg.OnBeat != nil {
 		c.cfg.OnBeat(sent, resp)
 	}

@@ -62,14 +62,14 @@ func (r *reporter) stamp(v api.VMReport) api.VMReport {
 	return v
 }
 
-// vm takes the newest report of a VM.
-func (r *reporter) vm(v api.VMReport) {
+// vm takes the newest report of a VM, and returns it with its number.
+func (r *reporter) vm(v api.VMReport) api.VMReport {
 	v = r.stamp(v)
-	v.Addresses = r.c.addresses(v)
 	r.mu.Lock()
 	r.vms[v.VMID] = v
 	r.mu.Unlock()
 	poke(r.wake)
+	return v
 }
 
 // attest reports that a VM is absent at an epoch below the one that it has here.
@@ -140,10 +140,30 @@ func (r *reporter) send(ctx context.Context) error {
 		if req == nil {
 			return nil
 		}
+		known := r.c.known() // a report of a session that is not known is passed over
 		if err := r.c.servers.call(ctx, callTimeout, "Node.Report", req, &api.WriteMeta{}); err != nil {
 			return err
 		}
+		if known {
+			r.c.unarmed(req.VMs)
+		}
 		r.acked(req)
+	}
+}
+
+// unarmed tells the VMs of which the servers know now that they are not armed.
+func (c *Client) unarmed(reports []api.VMReport) {
+	for _, r := range reports {
+		v := c.find(r.VMID)
+		if v == nil || r.Armed {
+			continue
+		}
+		v.mu.Lock()
+		told := v.m.Told
+		v.mu.Unlock()
+		if told {
+			v.post(event{kind: evUnarmed, seq: r.Seq, epoch: r.Epoch})
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/novacron/novacron/agent/guard"
 	"github.com/novacron/novacron/agent/hypervisor"
 	"github.com/novacron/novacron/api"
 )
@@ -28,6 +29,9 @@ type vm struct {
 	leases       []lease // what DHCP is asked for, read from the order of leaseVersion
 	leaseVersion uint64
 	addrs        []string
+
+	proc     guard.Process // that was armed last
+	armedSeq uint64        // of the newest report that said so
 
 	ready *hypervisor.Machine // from prepare to start; only the goroutine touches it
 	part  part                // in a migration
@@ -67,6 +71,10 @@ func (v *vm) run() {
 		v.queue = v.queue[1:]
 		if ev.mark != nil {
 			ev.mark <- struct{}{}
+			v.mu.Unlock()
+			continue
+		}
+		if ev.kind == evGuard && ev.seq != v.seq || ev.kind == evUnarmed && ev.seq <= v.armedSeq { // overtaken
 			v.mu.Unlock()
 			continue
 		}
@@ -137,6 +145,9 @@ func (v *vm) commit(next machine, ev event, out output) bool {
 			return false
 		}
 	}
+	if v.m.hold.epoch != next.hold.epoch || v.m.Alive != next.Alive {
+		poke(v.c.guard.changed)
+	}
 	v.m = next
 	if out.op != opNone {
 		v.seq++
@@ -180,19 +191,44 @@ func (v *vm) tell(m machine, ev event, out output) {
 			v.c.log.Info("vm", "id", v.id, "name", m.Name, "state", r.State, "reason", r.Reason, "message", r.Message, "epoch", r.Epoch)
 		}
 		v.last = r
-		v.c.reports.vm(r)
+		v.resend()
 	}
 }
 
 func sameReport(a, b api.VMReport) bool {
 	a.Time, a.Seq, a.Addresses, b.Time, b.Seq, b.Addresses = 0, 0, nil, 0, 0, nil
 	return a.VMID == b.VMID && a.Epoch == b.Epoch && a.State == b.State && a.Reason == b.Reason && a.Message == b.Message &&
-		a.Orphan == b.Orphan && a.Version == b.Version && a.Reboots == b.Reboots && a.Resets == b.Resets && a.Restarts == b.Restarts && a.StartTime == b.StartTime
+		a.Orphan == b.Orphan && a.Armed == b.Armed && a.Version == b.Version && a.Reboots == b.Reboots && a.Resets == b.Resets && a.Restarts == b.Restarts && a.StartTime == b.StartTime
 }
 
 // report returns the VM's report as it is now; false: another node speaks of it.
 func (v *vm) report() (api.VMReport, bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return v.m.report(), !v.m.foreign()
+	if v.m.foreign() {
+		return api.VMReport{}, false
+	}
+	return v.said(v.c.reports.stamp(v.m.report())), true
+}
+
+// resend hands over the VM's report. It is as the machine is when it gets its
+// number: of two reports the one with the higher number is the newer word on what
+// is armed.
+func (v *vm) resend() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.m.foreign() {
+		return
+	}
+	r := v.m.report()
+	r.Addresses = addressesFor(r, v.addrs)
+	v.said(v.c.reports.vm(r))
+}
+
+// said notes the number of a report that counts on the guard; the lock is held.
+func (v *vm) said(r api.VMReport) api.VMReport {
+	if r.Armed {
+		v.armedSeq = r.Seq
+	}
+	return r
 }

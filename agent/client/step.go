@@ -23,6 +23,8 @@ const (
 	opReset
 	opSetEpoch
 	opAttest // prove that it is absent
+	opArm    // put it under the guard
+	opDisarm // take it back
 
 	opMoveIn     // destination: images, volumes, networks, seed, and the gate of the tunnel
 	opMovePull   // destination: fetch the disks of a stopped VM
@@ -34,7 +36,7 @@ const (
 )
 
 var opNames = [numOps]string{"none", "inspect", "prepare", "start", "shutdown", "destroy",
-	"pause", "resume", "reboot", "reset", "setepoch", "attest",
+	"pause", "resume", "reboot", "reset", "setepoch", "attest", "arm", "disarm",
 	"receive", "fetch", "send", "end-send", "prove-absent", "clean"}
 
 // String returns the op's name, for logs.
@@ -57,6 +59,7 @@ type dom struct {
 	kind    domKind
 	reason  string // in the hypervisor's words
 	exit    string // of an absent or dead one: why it ended, empty if nobody says
+	note    string // more about that, in words
 	epoch   api.Epoch
 	version uint64
 	start   api.Time
@@ -85,6 +88,8 @@ const (
 	evForget                     // the region was restored: grants need confirmation
 	evMove                       // the servers say how far a migration is
 	evMoveKnown                  // the servers know that nothing of a migration is left here
+	evGuard                      // the guard says what it holds
+	evUnarmed                    // the servers know that the VM is not to be counted as armed
 )
 
 type event struct {
@@ -96,7 +101,9 @@ type event struct {
 	seq        uint64 // of evSeen: how many ops had begun when the list was asked for
 	hint       string // of evLook: why it ended, if that is what happened
 	op         op
-	epoch      api.Epoch // of evDone: the epoch that the op was for
+	epoch      api.Epoch // of evDone: the epoch that the op was for; of evGuard, evUnarmed
+	mine       bool      // of evGuard
+	term       uint64    // of evOrder: of the lease, when its stream was opened
 	res        result
 	message    string
 	mark       chan<- struct{} // only tells that everything before it is done
@@ -108,6 +115,16 @@ type env struct {
 	boot string
 	// hold: the servers have not spoken yet, or the region is in recovery.
 	hold bool
+
+	// up is the boot time, deadline the end of the host's lease by it.
+	up, deadline time.Duration
+	// guard: one answers. disarm: nothing is to be armed.
+	guard, disarm bool
+	// doubt: the last beats were not acknowledged.
+	doubt bool
+	// term rises when a lease has run out: what was confirmed before counts no more
+	// for HA VMs.
+	term uint64
 }
 
 // verdict is what became of an order.
@@ -147,6 +164,8 @@ type machine struct {
 	prepared  bool
 	busy      op
 	wait      [numOps]backoff
+	hold      hold
+	term      uint64 // of the lease, as of the newest order
 	// doubt: an agent before this one had begun a start, and the hypervisor may
 	// still come to it. since is when it was first seen absent, 0: not yet.
 	doubt bool
@@ -161,6 +180,9 @@ func step(m machine, ev event, e env) (machine, output) {
 	switch ev.kind {
 	case evOrder:
 		out.verdict = m.absorb(ev.order, ev.generation)
+		if out.verdict == orderAccepted || out.verdict == orderKnown {
+			m.term = max(m.term, ev.term)
+		}
 	case evSeen:
 		if m.busy != opNone {
 			m.look = true
@@ -182,13 +204,20 @@ func step(m machine, ev event, e env) (machine, output) {
 		if m.Move.ID == ev.move.id && m.Move.Clean {
 			m.LastMove, m.Move = m.Move.ID, moveRecord{}
 		}
+	case evGuard:
+		m.guardSays(ev)
+	case evUnarmed:
+		m.Told = m.Told && ev.epoch < m.Epoch
 	case evDone:
 		m.busy = opNone
 		m.finish(ev, e, &out)
 	}
+	m.settleHold(e)
 	if m.busy == opNone {
 		out.op = m.decide(e, &out)
 		m.busy = out.op
+	} else if m.bareDue(e, &out) && (m.busy == opMoveOut || m.busy == opMovePull) {
+		out.cancel = true
 	}
 	return m, out
 }
@@ -199,6 +228,7 @@ func newMachine(r record, journaled bool) machine {
 	if journaled {
 		m.dom.kind = domUnknown // until the first list
 		m.doubt = r.Phase == phaseStart
+		m.hold.maybe, m.hold.was = true, r.Told
 	}
 	if m.State == "" {
 		m.State = api.StatePending
@@ -222,10 +252,10 @@ func (m *machine) observe(d dom, e env) {
 		m.dom = d
 		if was {
 			exit := d.exit
-			if hint != "" {
+			if hint != "" && exit != exitFenced {
 				exit = hint
 			}
-			m.ended(exit, e)
+			m.ended(exit, d.note, e)
 		}
 	case domRunning, domPaused, domDead:
 		m.dom, m.doubt = d, false
@@ -273,6 +303,8 @@ func (m *machine) adopt(d dom, e env) {
 		m.State = api.StateStopping
 	case d.kind == domRunning:
 		m.State, m.Reason, m.Unpause = api.StateRunning, "", false
+	case m.arming(d):
+		m.State, m.Reason = api.StateStarting, reasonArming
 	case d.kind == domPaused:
 		m.State, m.Reason = api.StatePaused, d.reason
 	case d.kind == domDead:
@@ -282,8 +314,12 @@ func (m *machine) adopt(d dom, e env) {
 
 // finish takes in the outcome of the op that was under way.
 func (m *machine) finish(ev event, e env, out *output) {
-	if ev.op >= opMoveIn {
+	switch {
+	case ev.op >= opMoveIn:
 		m.finishMove(ev, e)
+		return
+	case ev.op == opArm || ev.op == opDisarm:
+		m.finishHold(ev, e)
 		return
 	}
 	if ev.res == resUnknown {
@@ -362,7 +398,10 @@ func (m *machine) finishStart(ev event, e env) {
 		m.Phase, m.Ended, m.Unpause, m.StartTime, m.Message = "", false, false, e.now, ""
 		m.dom = ev.dom
 		m.State, m.Reason = api.StateRunning, ""
-		if ev.dom.kind == domPaused {
+		switch {
+		case m.arming(ev.dom):
+			m.State, m.Reason = api.StateStarting, reasonArming
+		case ev.dom.kind == domPaused:
 			m.State, m.Reason = api.StatePaused, ev.dom.reason
 		}
 	case resExists:
@@ -434,7 +473,10 @@ func (o *output) wakeAt(t api.Time) {
 func (m *machine) report() api.VMReport {
 	r := api.VMReport{
 		VMID: m.ID, Epoch: max(m.Epoch, m.RunEpoch), State: m.State, Reason: m.Reason, Message: m.Message,
-		Reboots: m.DoneReboots, Resets: m.DoneResets, Restarts: m.Restarts,
+		Reboots: m.DoneReboots, Resets: m.DoneResets, Restarts: m.Restarts, Armed: m.saysArmed(),
+	}
+	if r.Message == "" {
+		r.Message = m.hold.why
 	}
 	if m.Alive {
 		r.Version, r.StartTime, r.Orphan = m.RunVersion, m.StartTime, m.RunEpoch > m.Epoch

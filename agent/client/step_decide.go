@@ -9,6 +9,10 @@ import (
 // triggered: called as often as one likes, it asks for nothing twice that is
 // already so.
 func (m *machine) decide(e env, out *output) op {
+	m.hold.why = ""
+	if o, done := m.decideHold(e, out); done {
+		return o
+	}
 	if m.look || m.dom.kind == domUnseen {
 		return opInspect
 	}
@@ -76,10 +80,7 @@ func (m *machine) stop(force bool, e env, out *output) op {
 	}
 	out.wakeAt(m.StopBy)
 	if m.dom.kind == domPaused { // a paused guest hears no ACPI
-		if m.ready(opResume, e, out) {
-			return opResume
-		}
-		return opNone
+		return m.resume(e, out)
 	}
 	if m.ready(opShutdown, e, out) {
 		return opShutdown
@@ -113,11 +114,18 @@ func (m *machine) decideAlive(e env, out *output) op {
 	if m.RunEpoch < m.Epoch && m.ready(opSetEpoch, e, out) {
 		return opSetEpoch
 	}
+	if m.guarded(e) && !m.held() {
+		if o := m.arm(e, out); o != opNone {
+			return o
+		}
+	}
 	if m.Desired == api.PowerPaused && m.dom.kind == domRunning && m.ready(opPause, e, out) {
 		return opPause
 	}
-	if m.Desired == api.PowerRunning && m.dom.kind == domPaused && (m.Unpause || resumable(m.dom.reason)) && m.ready(opResume, e, out) {
-		return opResume
+	if m.Desired == api.PowerRunning && m.dom.kind == domPaused && (m.Unpause || resumable(m.dom.reason)) {
+		if o := m.resume(e, out); o != opNone {
+			return o
+		}
 	}
 	return m.decideCounters()
 }
@@ -158,6 +166,9 @@ func (m *machine) decideAbsent(e env, out *output) op {
 		out.wakeAt(m.NextStart)
 		return opNone
 	}
+	if m.hold.why = m.barred(e); m.hold.why != "" {
+		return opNone
+	}
 	if !m.prepared {
 		if !m.ready(opStart, e, out) || !m.ready(opPrepare, e, out) {
 			return opNone
@@ -167,6 +178,7 @@ func (m *machine) decideAbsent(e env, out *output) op {
 		}
 		return opPrepare
 	}
+	m.hold.epoch, m.hold.mine = 0, false // what is there still is of an earlier process
 	m.Phase, m.Alive, m.RunEpoch, m.RunVersion, m.BootID = phaseStart, true, m.Epoch, m.SpecVersion, e.boot
 	m.State, m.Reason, m.StartTime = api.StateStarting, "", 0
 	return opStart

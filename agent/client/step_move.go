@@ -111,6 +111,9 @@ func (m *machine) decideOut(e env, out *output) (op, bool) {
 		return m.cleanMove(e, out)
 	}
 	if v.Phase == api.MigrationCopying && v.Begun < v.Attempt {
+		if m.wavers(e) {
+			return opNone, true
+		}
 		return m.beginOut(e, out)
 	}
 	if v.Begun > 0 && !v.Over {
@@ -133,9 +136,8 @@ func (m *machine) decideOut(e env, out *output) (op, bool) {
 		}
 	case m.Alive && v.Paused && m.dom.kind == domPaused && m.dom.reason != hypervisor.ReasonMigrating:
 		// It was stopped for the move only, and is not going.
-		if m.Desired == api.PowerRunning && m.ready(opResume, e, out) {
-			v.Paused = false
-			return opResume, true
+		if m.Desired == api.PowerRunning {
+			return m.resumeMoved(e, out), true
 		}
 	}
 	return opNone, true
@@ -164,6 +166,15 @@ func (m *machine) beginOut(e env, out *output) (op, bool) {
 	return opMoveOut, true
 }
 
+// resumeMoved runs a guest that was stopped for a move which is off.
+func (m *machine) resumeMoved(e env, out *output) op {
+	o := m.resume(e, out)
+	if o == opResume {
+		m.Move.Paused = false
+	}
+	return o
+}
+
 // settleOut goes on at the source after an abort.
 func (m *machine) settleOut(e env, out *output) (op, bool) {
 	v := &m.Move
@@ -174,11 +185,7 @@ func (m *machine) settleOut(e env, out *output) (op, bool) {
 		return opNone, true
 	}
 	if m.Alive && m.dom.kind == domPaused && m.Desired == api.PowerRunning && (v.Paused || m.dom.reason == hypervisor.ReasonMigrating) {
-		if m.ready(opResume, e, out) {
-			v.Paused = false
-			return opResume, true
-		}
-		return opNone, true
+		return m.resumeMoved(e, out), true
 	}
 	if !v.Clean {
 		return m.cleanMove(e, out)

@@ -24,11 +24,12 @@ const (
 func (m *machine) gone() {
 	m.Alive, m.RunEpoch, m.Phase, m.StopBy, m.Unpause, m.prepared = false, 0, "", 0, false, false
 	m.dom = dom{kind: domAbsent}
+	m.hold = hold{giving: m.hold.giving} // the guard buries it by itself
 }
 
 // ended decides what the end of a domain means: ordered, the guest's own wish,
 // a reboot of the host, or a failure. Without a reason it is a failure.
-func (m *machine) ended(exit string, e env) {
+func (m *machine) ended(exit, note string, e env) {
 	phase, boot := m.Phase, m.BootID
 	left := m.Reason == reasonProcess
 	m.gone()
@@ -45,6 +46,12 @@ func (m *machine) ended(exit string, e env) {
 		if m.HA == api.HANone && m.Desired != api.PowerStopped {
 			m.State, m.Ended = api.StateStopped, true
 		}
+	case phase == phaseFence:
+		m.State, m.Reason, m.Message = api.StateFailed, reasonFenced, "ended by the agent: no guard was there to hold it"
+	case exit == exitFenced && !m.Revoked && m.Tomb == 0 && m.Desired != api.PowerStopped:
+		// Not a failure of its own. It starts again when there is a lease and it is
+		// still ordered here.
+		m.State, m.Reason, m.Message = api.StateFailed, reasonFenced, note
 	case phase == phaseStart:
 		// Nobody saw it run: it was not begun, or its end is the start's failure.
 		// An exit reason in the log may be that of the run before.

@@ -166,7 +166,7 @@ func (k *keeper) arm(r *ArmRequest) *api.Error {
 	if out.Verdict != Accepted {
 		m.close()
 		k.take(next, out)
-		return k.refusal(out.Verdict, r.Target)
+		return k.state.Refusal(out.Verdict, r.Target)
 	}
 	if e := k.ready(next, out.Save); e != nil {
 		m.close()
@@ -212,14 +212,14 @@ func (k *keeper) disarm(t Target) *api.Error {
 		k.log.Info("disarmed", "vm", t.VM, "epoch", t.Epoch)
 	}
 	k.take(next, out)
-	return k.refusal(out.Verdict, t)
+	return k.state.Refusal(out.Verdict, t)
 }
 
-// refusal puts a verdict into words.
-func (k *keeper) refusal(v Verdict, t Target) *api.Error {
+// Refusal puts a verdict into words; nil for one that is none.
+func (s *State) Refusal(v Verdict, t Target) *api.Error {
 	switch v {
 	case RefusedExpired:
-		return api.Errorf(api.CodeState, "the lease was over at boot time %s", k.state.Lease.Deadline)
+		return api.Errorf(api.CodeState, "the lease was over at boot time %s", s.Lease.Deadline)
 	case RefusedEpoch:
 		return api.Errorf(api.CodeStaleEpoch, "VM %s was armed at another epoch than %d", t.VM, t.Epoch)
 	case RefusedOther:

@@ -67,6 +67,10 @@ func (k *keeper) run(ctx context.Context) (err error) {
 			k.log.Warn("this guard is weaker than it should be", "missing", w)
 		}
 	}
+	// Others use the folder above it, too.
+	if err := os.MkdirAll(filepath.Dir(k.cfg.Dir), 0o755); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(k.cfg.Dir, 0o700); err != nil {
 		return err
 	}

@@ -51,6 +51,15 @@ func operatorRoutes() []Route {
 			handle: writeOf[api.SchedulerConfigApply, api.SchedulerConfigResponse](),
 		},
 		{
+			Name: "operator.ha.status", Method: "GET", Path: "/v1/operator/ha", RPC: "Operator.HAStatus", Capability: "operator:read", Query: true, Without: api.NotNow,
+			Summary: "Leases, guards and evidence of the nodes, who would have no room if one were lost, and which VMs wait for a restart elsewhere.", Response: api.HAStatus{}, handle: readOf[api.ListRequest, api.HAStatus](),
+		},
+		{
+			Name: "operator.ha.control", Method: "PUT", Path: "/v1/operator/ha", RPC: "Operator.HAControl", Capability: "operator:write",
+			Summary: "Hold restarts elsewhere back, resume them, take all VMs from the guards, or change how hosts are fenced.", Request: api.HAControl{}, Response: api.HAStatus{},
+			handle: writeOf[api.HAControl, api.HAStatus](),
+		},
+		{
 			Name: "operator.recovery.get", Method: "GET", Path: "/v1/operator/recovery", RPC: "Operator.RecoveryGet", Capability: "operator:read", Query: true, Without: api.NotOne,
 			Summary: "Whether the region is in recovery after a restore.", Response: api.Recovery{}, handle: readOf[api.ListRequest, api.Recovery](),
 		},

@@ -103,6 +103,10 @@ func TestSDKRoundTrip(t *testing.T) {
 		{"node fence", "Operator.NodeFence", &api.NodeFence{Key: "web"}, &api.NodeResponse{QueryMeta: meta, Node: &api.Node{ID: id}}, func(ctx context.Context, c *api.Client) (any, error) {
 			return c.Nodes().Fence(ctx, &api.NodeFence{Key: "web"}, nil)
 		}},
+		{"ha status", "Operator.HAStatus", now, &api.HAStatus{QueryMeta: meta, Active: true, Nodes: []api.HANode{{ID: id, Guard: api.GuardWatchdog}}}, func(ctx context.Context, c *api.Client) (any, error) { return c.Operator().HAStatus(ctx, qNow) }},
+		{"ha control", "Operator.HAControl", &api.HAControl{Action: api.HAHoldAction, Reason: "r"}, &api.HAStatus{QueryMeta: meta, Why: "r"}, func(ctx context.Context, c *api.Client) (any, error) {
+			return c.Operator().HAControl(ctx, &api.HAControl{Action: api.HAHoldAction, Reason: "r"}, nil)
+		}},
 		{"node deny", "Operator.NodeDeny", &api.NodeDeny{Key: "web", Reason: "stolen"}, &wm, func(ctx context.Context, c *api.Client) (any, error) {
 			return c.Nodes().Deny(ctx, &api.NodeDeny{Key: "web", Reason: "stolen"}, nil)
 		}},

@@ -18,13 +18,15 @@ type Memory struct {
 	mu      sync.Mutex
 	hosts   map[string]*MemoryPort
 	cut     map[[2]string]bool
+	blocked map[[2]string]chan struct{} // by direction
+	down    map[string]bool
 	live    map[*memoryCall]struct{}
 	latency func(from, to string) time.Duration
 }
 
 // NewMemory makes a network without hosts.
 func NewMemory() *Memory {
-	return &Memory{hosts: map[string]*MemoryPort{}, cut: map[[2]string]bool{}, live: map[*memoryCall]struct{}{}}
+	return &Memory{hosts: map[string]*MemoryPort{}, cut: map[[2]string]bool{}, blocked: map[[2]string]chan struct{}{}, down: map[string]bool{}, live: map[*memoryCall]struct{}{}}
 }
 
 // SetLatency sets how long a message takes from one address to another; nil
@@ -116,7 +118,7 @@ func (n *Memory) reach(from string, t target, lose func()) (*MemoryPort, *memory
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	h := n.hosts[t.addr]
-	if h == nil || n.cut[pair(from, t.addr)] {
+	if h == nil || n.cut[pair(from, t.addr)] || n.down[from] || n.down[t.addr] {
 		return nil, nil, errRefused
 	}
 	c := &memoryCall{from: from, to: t.addr, lose: lose}
@@ -128,28 +130,6 @@ func (n *Memory) done(c *memoryCall) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	delete(n.live, c)
-}
-
-// wait lets the time of one message pass.
-func (n *Memory) wait(ctx context.Context, from, to string) error {
-	n.mu.Lock()
-	f := n.latency
-	n.mu.Unlock()
-	if f == nil {
-		return nil
-	}
-	d := f(from, to)
-	if d <= 0 {
-		return nil
-	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ended(ctx)
-	}
 }
 
 // MemoryPort is an address of a Memory at which a Mux is served.
@@ -400,57 +380,50 @@ type memoryLayer struct {
 
 var _ Layer = (*memoryLayer)(nil)
 
-// Dial connects to a server's Raft layer through a pipe.
+// Dial connects to a server's Raft layer.
 func (l *memoryLayer) Dial(addr string, timeout time.Duration) (net.Conn, error) {
-	a, b := net.Pipe()
-	both := func() { a.Close(); b.Close() }
-	to := target{addr: addr, role: api.RoleServer}
-	p, mc, err := l.p.net.reach(l.p.addr, to, both)
-	if err == nil {
-		if err = to.check(p.self, l.p.self.Region); err != nil {
-			l.p.net.done(mc)
-		}
-	}
-	if err != nil {
-		both()
-		return nil, &net.OpError{Op: "dial", Net: "memory", Addr: memoryAddr(addr), Err: err}
-	}
-	local, remote := memoryAddr(l.p.addr), memoryAddr(addr)
-	near := &memoryPipe{Conn: a, local: local, remote: remote, closed: func() { l.p.net.done(mc) }}
-	far := &memoryPipe{Conn: b, local: remote, remote: local}
 	if timeout <= 0 {
 		timeout = dialTimeout
 	}
-	t := time.NewTimer(timeout)
-	defer t.Stop()
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	near, err := l.dial(ctx, addr)
+	if err != nil {
+		return nil, &net.OpError{Op: "dial", Net: "memory", Addr: memoryAddr(addr), Err: err}
+	}
+	return near, nil
+}
+
+func (l *memoryLayer) dial(ctx context.Context, addr string) (net.Conn, error) {
+	n := l.p.net
+	var mc *memoryCall
+	near, far := newLink(n, l.p.addr, addr, func() { n.done(mc) })
+	to := target{addr: addr, role: api.RoleServer}
+	p, mc, err := n.reach(l.p.addr, to, near.lose)
+	if err != nil {
+		return nil, err
+	}
+	fail := func(err error) (net.Conn, error) {
+		near.Close()
+		far.Close()
+		return nil, err
+	}
+	if err := to.check(p.self, l.p.self.Region); err != nil {
+		return fail(err)
+	}
+	if err := n.wait(ctx, l.p.addr, addr); err != nil {
+		return fail(err)
+	}
 	select {
 	case p.raft.ch <- far:
-		return near, nil
 	case <-p.raft.done:
-		err = errRefused
-	case <-t.C:
-		err = context.DeadlineExceeded
+		return fail(errRefused)
+	case <-ctx.Done():
+		return fail(ctx.Err())
 	}
-	near.Close()
-	far.Close()
-	return nil, &net.OpError{Op: "dial", Net: "memory", Addr: remote, Err: err}
-}
-
-// memoryPipe is a net.Pipe with addresses.
-type memoryPipe struct {
-	net.Conn
-	local, remote net.Addr
-	closed        func()
-	once          sync.Once
-}
-
-func (c *memoryPipe) LocalAddr() net.Addr  { return c.local }
-func (c *memoryPipe) RemoteAddr() net.Addr { return c.remote }
-func (c *memoryPipe) Close() error {
-	c.once.Do(func() {
-		if c.closed != nil {
-			c.closed()
-		}
-	})
-	return c.Conn.Close()
+	if err := n.wait(ctx, addr, l.p.addr); err != nil {
+		near.Close()
+		return nil, err
+	}
+	return near, nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"syscall"
 	"time"
 )
@@ -49,11 +50,22 @@ func (h *Host) KillAgent(ctx context.Context) error { return h.endAgent(ctx, "KI
 // StopAgent asks the agent to end (SIGTERM) and waits for it.
 func (h *Host) StopAgent(ctx context.Context) error { return h.endAgent(ctx, "TERM") }
 
+// SignalAgent sends a signal to the agent, and not to the guard, which is the same
+// program; that there is no agent is no error.
+func (h *Host) SignalAgent(ctx context.Context, signal string) error {
+	if signal == "CONT" && h.agent != nil { // nsenter stops when what it runs is stopped
+		if err := h.agent.Process.Signal(syscall.SIGCONT); err != nil {
+			return err
+		}
+	}
+	return h.pkill(ctx, signal, "-f", "^"+regexp.QuoteMeta(h.lab.Binary)+" agent ")
+}
+
 func (h *Host) endAgent(ctx context.Context, signal string) error {
 	if h.done == nil {
 		return errors.New("no agent was started")
 	}
-	if err := h.Kill(ctx, signal, filepath.Base(h.lab.Binary)); err != nil {
+	if err := h.SignalAgent(ctx, signal); err != nil {
 		return err
 	}
 	wait, cancel := context.WithTimeout(ctx, 30*time.Second)

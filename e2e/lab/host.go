@@ -189,7 +189,12 @@ func (h *Host) PowerOff(context.Context) error {
 	syscall.Kill(-first.Process.Pid, syscall.SIGKILL)
 	h.init.Store(nil)
 	if h.done != nil {
-		<-h.done
+		select {
+		case <-h.done:
+		default: // what waits for a stopped agent is stopped itself
+			_ = h.agent.Process.Signal(syscall.SIGCONT)
+			<-h.done
+		}
 	}
 	if errors.Is(err, syscall.ESRCH) || errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -214,6 +219,15 @@ func (h *Host) PID1() (int, error) {
 		return 0, os.ErrNotExist
 	}
 	return strconv.Atoi(fields[0])
+}
+
+// Path is where this machine sees a file of the host, which must be on.
+func (h *Host) Path(name string) (string, error) {
+	if h.init.Load() == nil {
+		return "", fmt.Errorf("host %s is off", h.Name)
+	}
+	pid, err := h.PID1()
+	return filepath.Join("/proc", strconv.Itoa(pid), "root", name), err
 }
 
 // Command is a command that runs on the host.
@@ -245,7 +259,11 @@ func (h *Host) Run(ctx context.Context, args ...string) (string, error) {
 // Kill sends a signal to every process of that name on the host; that there is
 // none is no error.
 func (h *Host) Kill(ctx context.Context, signal, name string) error {
-	_, err := h.Run(ctx, "pkill", "-"+signal, "-x", name)
+	return h.pkill(ctx, signal, "-x", name)
+}
+
+func (h *Host) pkill(ctx context.Context, signal string, pattern ...string) error {
+	_, err := h.Run(ctx, append([]string{"pkill", "-" + signal}, pattern...)...)
 	var exit *exec.ExitError
 	if errors.As(err, &exit) && exit.ExitCode() == 1 {
 		return nil

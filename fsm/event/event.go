@@ -215,7 +215,11 @@ const (
 // Next waits for the next batch of events that pass the filter. A batch with
 // Gap says that events between the reader's place and First are lost. It ends
 // with the cause of ctx or with ErrClosed.
-func (s *Subscription) Next(ctx context.Context) (*api.EventBatch, error) {
+func (s *Subscription) Next(ctx context.Context) (*api.EventBatch, error) { return s.NextOr(ctx, nil) }
+
+// NextOr is Next that also ends, with neither a batch nor an error, when
+// something else is there.
+func (s *Subscription) NextOr(ctx context.Context, other <-chan struct{}) (*api.EventBatch, error) {
 	for {
 		b, wait, err := s.poll()
 		if b != nil || err != nil {
@@ -223,6 +227,8 @@ func (s *Subscription) Next(ctx context.Context) (*api.EventBatch, error) {
 		}
 		select {
 		case <-wait:
+		case <-other:
+			return nil, nil
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}

@@ -142,6 +142,10 @@ func (s *suite) gone(id api.ID) {
 	_, err := s.d.Get(s.ctx, id)
 	must.ErrorIs(s, err, hypervisor.ErrNotFound)
 	must.NoError(s, s.d.Attest(s.ctx, id))
+	if l, ok := s.d.(hypervisor.Locator); ok {
+		_, err := l.Locate(s.ctx, id)
+		must.ErrorIs(s, err, hypervisor.ErrNotFound)
+	}
 	list, err := s.d.List(s.ctx)
 	must.NoError(s, err)
 	for _, d := range list {
@@ -200,6 +204,12 @@ func start(s *suite) {
 	list, err := s.d.List(s.ctx)
 	must.NoError(s, err)
 	must.SliceContains(s, list, d)
+	if l, ok := s.d.(hypervisor.Locator); ok {
+		p, err := l.Locate(s.ctx, m.ID)
+		must.NoError(s, err)
+		must.Eq(s, d.PID, p.PID)
+		must.Positive(s, p.Start)
+	}
 	must.ErrorIs(s, s.d.Attest(s.ctx, m.ID), hypervisor.ErrExists)
 	must.ErrorIs(s, s.d.Start(s.ctx, m, false), hypervisor.ErrExists)
 	_, ok := s.d.LastExit(s.ctx, m.ID)

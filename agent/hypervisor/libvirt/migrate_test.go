@@ -75,6 +75,12 @@ func everything(t *testing.T, a, b *lab) {
 	base := m.Disks[0].Path
 	at := func(l *lab, name string) string { return filepath.Join(l.dir, "var/lib/libvirt", m.ID.Short()+name) }
 	m.Memory, m.CPU.Cores, m.VNC = 128*api.MiB, 2, true
+	m.CPU.Model = "Westmere" // as the servers settle it: the newest of all nodes
+	for _, d := range []*libvirt.Driver{from, to} {
+		info, err := d.Fingerprint(t.Context())
+		must.NoError(t, err)
+		must.SliceContains(t, info.CPUModels, m.CPU.Model)
+	}
 	m.Firmware, m.NVRAM = api.FirmwareUEFI, at(a, ".fd")
 	m.Seed = at(a, ".iso")
 	m.Disks = []hypervisor.MachineDisk{
@@ -106,6 +112,7 @@ func everything(t *testing.T, a, b *lab) {
 		return strings.Join(strings.Fields(x), " ")
 	}
 	before := seen(a)
+	must.StrContains(t, before, ">Westmere</model>")
 	if out := os.Getenv("NOVA_LIBVIRT_XML"); out != "" {
 		must.NoError(t, os.WriteFile(out, []byte(a.virsh(t, "dumpxml", "--migratable", "nova-"+m.ID.String())), 0o644))
 	}

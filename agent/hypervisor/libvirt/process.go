@@ -137,8 +137,18 @@ func (d *Driver) process(id api.ID) (int, api.Time) {
 	return pid, startTime(filepath.Join(d.cfg.Root, "proc"), pid)
 }
 
-// startTime reads field 22 of /proc/PID/stat, in ticks of 10 ms since the boot.
+// startTime is when a process was started, of ticks of 10 ms since the boot.
 func startTime(proc string, pid int) api.Time {
+	ticks := startTicks(proc, pid)
+	boot := bootTime(proc)
+	if ticks == 0 || boot == 0 {
+		return 0
+	}
+	return boot + api.Time(ticks)*api.Time(10*time.Millisecond)
+}
+
+// startTicks reads field 22 of /proc/PID/stat; 0 if there is none.
+func startTicks(proc string, pid int) uint64 {
 	b, err := os.ReadFile(filepath.Join(proc, strconv.Itoa(pid), "stat"))
 	if err != nil {
 		return 0
@@ -151,12 +161,11 @@ func startTime(proc string, pid int) api.Time {
 	if len(f) < 20 {
 		return 0
 	}
-	ticks, err := strconv.ParseInt(f[19], 10, 64)
-	boot := bootTime(proc)
-	if err != nil || boot == 0 {
+	ticks, err := strconv.ParseUint(f[19], 10, 64)
+	if err != nil {
 		return 0
 	}
-	return boot + api.Time(ticks*int64(10*time.Millisecond))
+	return ticks
 }
 
 func bootTime(proc string) api.Time {

@@ -23,6 +23,7 @@ type Driver struct {
 var (
 	_ hypervisor.Driver    = (*Driver)(nil)
 	_ hypervisor.Forgetter = (*Driver)(nil)
+	_ hypervisor.Locator   = (*Driver)(nil)
 )
 
 var errClosed = fmt.Errorf("%w: the connection is closed", hypervisor.ErrUnknown)
@@ -261,6 +262,15 @@ func (d *Driver) Get(ctx context.Context, id api.ID) (hypervisor.Domain, error) 
 		return d.host.with(id, func(dom *domain) error { out = dom.view(id); return nil })
 	})
 	return out, err
+}
+
+// Locate returns the guest's process; a PID is never used twice here.
+func (d *Driver) Locate(ctx context.Context, id api.ID) (hypervisor.Process, error) {
+	dom, err := d.Get(ctx, id)
+	if err != nil {
+		return hypervisor.Process{}, err
+	}
+	return hypervisor.Process{PID: dom.PID, Start: uint64(dom.PID)}, nil
 }
 
 // SetEpoch rewrites the epoch.

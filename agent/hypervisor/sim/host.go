@@ -143,6 +143,29 @@ func (h *Host) Crash(id api.ID) bool { return h.end(id, "crashed") }
 // PowerOff ends a guest as if it had shut itself down.
 func (h *Host) PowerOff(id api.ID) bool { return h.end(id, "shutdown") }
 
+// Kill ends the guest of a process, as SIGKILL does; false if there is none.
+func (h *Host) Kill(pid int) bool {
+	id, ok := h.find(pid)
+	return ok && h.Crash(id)
+}
+
+// Lives reports whether a process is there.
+func (h *Host) Lives(pid int) bool {
+	_, ok := h.find(pid)
+	return ok
+}
+
+func (h *Host) find(pid int) (api.ID, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for id, d := range h.domains {
+		if d.pid == pid {
+			return id, true
+		}
+	}
+	return api.ID{}, false
+}
+
 // Vanish removes a guest without an event and without a reason in the log, as
 // when everything went away while nobody looked.
 func (h *Host) Vanish(id api.ID) bool {

@@ -1,0 +1,111 @@
+package client
+
+import (
+	"time"
+
+	metrics "github.com/hashicorp/go-metrics/compat"
+
+	"github.com/novacron/novacron/api"
+)
+
+// hostLease is the lease of this host: until when it may run HA VMs. It is earned
+// by beats, counted from just before each was sent, and never by anything else:
+// an agent that was restarted has none before its first beat.
+type hostLease struct {
+	deadline time.Duration // boot time; 0: there never was one
+	told     bool          // that it is over
+	// term rises when a lease has run out before the next one came. Orders count for
+	// HA VMs only if they came in a stream that was opened after a registration
+	// which was begun in the present term: by then the servers may have given the VMs to others.
+	term uint64
+	// fresh is the term in which the newest registration was begun, generation and
+	// index are where it stands: a server that is behind that knows less.
+	fresh      uint64
+	generation uint64
+	index      api.Index
+	// disarm: the servers want nothing armed. quitting: the agent ends.
+	disarm, quitting bool
+}
+
+// beaten takes in an acknowledged beat that was sent at a boot time. doubted: those
+// before it were missed.
+func (c *Client) beaten(sent time.Duration, ack *api.NodeBeaten, doubted bool) {
+	now := c.cfg.Boottime()
+	s := &c.guard
+	s.mu.Lock()
+	l := &s.lease
+	wake := doubted || l.disarm != ack.Disarm
+	l.disarm = ack.Disarm
+	lapsed := false
+	var err error
+	if ack.Lease > 0 && !ack.Register && s.conn != nil {
+		until := sent + min(ack.Lease.D(), s.life)
+		if err = s.conn.Extend(sent, until); err == nil && until > l.deadline {
+			if now >= l.deadline {
+				wake = true
+				if lapsed = l.deadline != 0; lapsed {
+					l.term++
+				}
+			}
+			l.deadline, l.told = until, false
+		}
+	}
+	s.mu.Unlock()
+	if err != nil {
+		c.log.Error("the lease was not written", "error", err)
+	}
+	if lapsed {
+		c.log.Warn("this node has a lease again: what was HA here is confirmed anew first")
+		poke(c.reregister)
+	}
+	if wake {
+		c.broadcast(event{kind: evTick})
+	}
+	c.leaseTick()
+}
+
+// leaseTick tells how long the lease lasts, and when it is over.
+func (c *Client) leaseTick() {
+	left := c.leaseLeft()
+	metrics.SetGauge([]string{"client", "lease", "remaining"}, float32(left.Seconds()))
+	s := &c.guard
+	s.mu.Lock()
+	over := left <= 0 && s.lease.deadline != 0 && !s.lease.told
+	s.lease.told = s.lease.told || over
+	s.mu.Unlock()
+	if over {
+		c.log.Error("the lease of this node is over: the guard kills its HA VMs")
+		c.broadcast(event{kind: evTick})
+	}
+}
+
+// leaseLeft is how long HA VMs may run here, if nothing else comes.
+func (c *Client) leaseLeft() time.Duration {
+	now := c.cfg.Boottime()
+	c.guard.mu.Lock()
+	defer c.guard.mu.Unlock()
+	return max(0, c.guard.lease.deadline-now)
+}
+
+// leaseTerm returns the present term, for a registration that begins.
+func (c *Client) leaseTerm() uint64 {
+	c.guard.mu.Lock()
+	defer c.guard.mu.Unlock()
+	return c.guard.lease.term
+}
+
+// registeredIn takes in a registration that was begun in a term.
+func (c *Client) registeredIn(term uint64, r *api.NodeRegistered) {
+	c.guard.mu.Lock()
+	defer c.guard.mu.Unlock()
+	l := &c.guard.lease
+	l.fresh, l.generation, l.index = term, r.Generation, r.Index
+}
+
+// streamLease is what counts for a stream of orders that is opened now: the term,
+// and where the newest registration stands.
+func (c *Client) streamLease() hostLease {
+	c.guard.mu.Lock()
+	defer c.guard.mu.Unlock()
+	return c.guard.lease
+}
