@@ -229,6 +229,10 @@ func (a *Agent) openPools(m *clientMode) (map[string]storage.Pool, error) {
 	if err != nil {
 		return nil, err
 	}
+	guestUID, guestGID, err := guestOwner(a.cfg.Client.Hypervisor, qemuConf)
+	if err != nil {
+		return nil, err
+	}
 	pools := map[string]storage.Pool{}
 	for _, p := range list {
 		if p.Type == "sim" {
@@ -238,7 +242,11 @@ func (a *Agent) openPools(m *clientMode) (map[string]storage.Pool, error) {
 			continue
 		}
 		limit, _ := api.ParseBytes(p.Capacity) // Validate has read it
-		d, err := dir.Open(dir.Config{Name: p.Name, Path: p.Path, Shared: p.Shared, Limit: limit, UID: uid, GID: gid})
+		c := dir.Config{Name: p.Name, Path: p.Path, Shared: p.Shared, Limit: limit, UID: uid, GID: gid}
+		if p.Shared { // libvirt leaves the owner as it is there
+			c.UID, c.GID = guestUID, guestGID
+		}
+		d, err := dir.Open(c)
 		if err != nil {
 			return nil, err
 		}

@@ -225,7 +225,11 @@ func (n *node) disk(want []xmlDisk, copied []string) error {
 	}
 	w := want[i]
 	source, driver := child(n.Nodes, "source"), child(n.Nodes, "driver")
-	if source == nil || driver == nil || len(source.Nodes) > 0 {
+	if source == nil || driver == nil {
+		return mismatch("disk %s is no file", dev)
+	}
+	source.Nodes = slices.DeleteFunc(source.Nodes, func(c node) bool { return c.XMLName.Local == "seclabel" })
+	if len(source.Nodes) > 0 {
 		return mismatch("disk %s is no file", dev)
 	}
 	if n.at("driver", "type") != w.Driver.Type && !slices.Contains(copied, dev) {
@@ -236,6 +240,11 @@ func (n *node) disk(want []xmlDisk, copied []string) error {
 	}
 	source.Attrs = nil
 	source.set("file", w.Source.File)
+	if w.Source.Label != nil {
+		if err := source.put("seclabel", w.Source.Label); err != nil {
+			return err
+		}
+	}
 	driver.set("type", w.Driver.Type)
 	if w.Driver.Cache != "" {
 		driver.set("cache", w.Driver.Cache)
