@@ -28,15 +28,16 @@ var floors = map[string][]string{
 	"api/netconfig":                {"api"},
 	"api/faultpoint":               {},      // for tests
 	"api/hostile":                  {"api"}, // for tests
+	"api/mutant":                   {},
 	"fsm/event":                    {"api"},
 	"cluster/acl":                  {"api"},
-	"cluster/lease":                {"api"},
+	"cluster/lease":                {"api", "api/mutant"},
 	"cluster/peer":                 {"api"},
 	"cluster/keyring":              {"api"},
 	"cluster/rpc":                  {"api", "cluster/acl"},
 	"agent/cloudinit":              {"api", "api/netconfig"},
 	"agent/fingerprint":            {"api"},
-	"agent/guard":                  {"api"},
+	"agent/guard":                  {"api", "api/mutant"},
 	"agent/guard/sim":              {"api", "agent/guard"},
 	"agent/hypervisor":             {"api"},
 	"agent/hypervisor/conformance": {"api", "agent/hypervisor"},
@@ -51,11 +52,11 @@ var floors = map[string][]string{
 	"agent/storage/sim":            {"api", "agent/storage"},
 	"agent/telemetry":              {"api"},
 
-	"fsm":       {"api", "fsm/event"},
+	"fsm":       {"api", "api/mutant", "fsm/event"},
 	"scheduler": {"api", "fsm"},
 	"cluster":   {"api", "api/netconfig", "fsm", "fsm/event", "scheduler", "cluster/acl", "cluster/keyring", "cluster/lease", "cluster/peer", "cluster/rpc"},
 
-	"agent/client": {"api", "api/faultpoint", "cluster/rpc", "cluster/acl", "agent/*"},
+	"agent/client": {"api", "api/faultpoint", "api/mutant", "cluster/rpc", "cluster/acl", "agent/*"},
 	"agent/http":   {"api", "api/netconfig"},
 	"agent":        {"api", "fsm", "cluster", "cluster/acl", "cluster/keyring", "cluster/rpc", "agent/*", "agent/client", "agent/http"},
 	"command":      {"api"},

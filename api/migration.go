@@ -53,6 +53,7 @@ const (
 	EndComplete EndState = "complete" // destination: all is here, and stands still
 	EndRunning  EndState = "running"  // destination: runs
 	EndAbsent   EndState = "absent"   // attested: nothing that could run is here
+	EndDied     EndState = "died"     // source: absent, and the guest ended here by itself: it may have run on since it was copied
 	EndUnknown  EndState = "unknown"  // cannot tell; never means absent
 )
 

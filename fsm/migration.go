@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/api/mutant"
 )
 
 // keepMigrations is how many ended migrations of a VM are kept.
@@ -55,7 +56,7 @@ func (c *MigrationCreate) apply(tx *Txn) (any, error) {
 	if p == nil {
 		return nil, api.Errorf(api.CodeUnplaced, "VM %q is on no node", vm.Name)
 	}
-	if err := tx.unmoved(vm); err != nil {
+	if err := tx.unmoved(vm); err != nil && !mutant.On(mutant.TwoMoves) {
 		return nil, err
 	}
 	if m.Pinned && m.To == p.NodeID {
@@ -104,7 +105,11 @@ func Movable(vm *api.VM, p *api.Placement, mode api.MigrationMode) error {
 }
 
 // unreserve gives back what a move holds at its destination.
-func unreserve(m *api.Migration) { m.Reserved, m.Disk = api.Resources{}, nil }
+func unreserve(m *api.Migration) {
+	if !mutant.On(mutant.KeepReservation) {
+		m.Reserved, m.Disk = api.Resources{}, nil
+	}
+}
 
 // nodeMoves looks again at the migrations of a node of which more is known now.
 func (tx *Txn) nodeMoves(node api.ID) {
@@ -174,7 +179,7 @@ func (c *MigrationStep) apply(tx *Txn) (any, error) {
 	switch {
 	case m == nil:
 		return nil, api.Errorf(api.CodeNotFound, "migration %s not found", c.ID)
-	case m.Phase != c.Phase:
+	case m.Phase != c.Phase && !mutant.On(mutant.NoCompareAndSet):
 		return nil, raced("migration %s is %s, not %s", m.ID.Short(), m.Phase, c.Phase)
 	}
 	next := *m
@@ -184,7 +189,7 @@ func (c *MigrationStep) apply(tx *Txn) (any, error) {
 			return nil, err
 		}
 	case api.MigrationCopying:
-		if m.Phase != api.MigrationPrepared {
+		if m.Phase != api.MigrationPrepared && !mutant.On(mutant.NoCompareAndSet) {
 			return nil, raced("a migration that is %s cannot begin to copy", m.Phase)
 		}
 		next.Attempts++
@@ -278,7 +283,7 @@ func (tx *Txn) abort(m *api.Migration, code api.Code, message string) error {
 	switch {
 	case !m.Phase.Open():
 		return api.Errorf(api.CodeState, "migration %s is %s: it cannot be ended any more", m.ID.Short(), m.Phase)
-	case m.Source.State == api.EndAbsent && m.Mode != api.MigrateCold:
+	case (m.Source.State == api.EndAbsent || m.KillSource && !mutant.On(mutant.AbortAfterKill)) && m.Mode != api.MigrateCold:
 		return api.Errorf(api.CodeState, "migration %s is past its point of no return: the guest has left %s", m.ID.Short(), m.FromNode)
 	}
 	m.Code, m.Message = code, message
@@ -341,6 +346,8 @@ func (tx *Txn) carryOut(m *api.Migration, what move) bool {
 		m.Phase = api.MigrationSwitched
 	case moveKillSource:
 		m.KillSource, m.Phase = true, api.MigrationSwitched
+	case moveAsk:
+		m.Attempts++
 	case moveKillDest:
 		m.KillDest = true
 	case moveCommit:
@@ -381,6 +388,9 @@ func (tx *Txn) commitMove(m *api.Migration) {
 	}
 	v := *vm
 	v.Epoch = max(vm.Epoch, p.Epoch) + 1
+	if mutant.On(mutant.SameEpoch) {
+		v.Epoch = p.Epoch
+	}
 	vmDef.put(tx, &v)
 	q := *p
 	q.NodeID, q.Epoch, q.Session, q.Seq, q.ModifyIndex = m.To, v.Epoch, api.ID{}, 0, tx.index
@@ -427,7 +437,7 @@ func (tx *Txn) moveReport(node, session api.ID, r *api.MoveReport) {
 	if node == m.To {
 		end = &next.Dest
 	}
-	if end.Clean || end.Session == session && r.Seq <= end.Seq || r.BootID != n.BootID {
+	if end.Clean || end.Session == session && r.Seq <= end.Seq && !mutant.On(mutant.AnyReportOrder) || r.BootID != n.BootID {
 		return // nothing is left to say, overtaken, or of a boot that is over
 	}
 	e := api.MigrationEnd{

@@ -1,6 +1,9 @@
 package fsm
 
-import "github.com/novacron/novacron/api"
+import (
+	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/api/mutant"
+)
 
 // The decisions of a migration: what follows from what its two ends have said.
 // Everything here is a pure function, so that a simulation can run it; the
@@ -21,6 +24,7 @@ const (
 	moveKillSource             // its guest stands still, superseded: it is to be ended
 	moveCommit                 // the destination owns the VM
 	moveAbort                  // the source goes on
+	moveAsk                    // the destination is asked what it has, now that the source has ended
 	moveKillDest               // the destination removes what it has
 	moveAborted                // the end: the source owns the VM
 	moveLost                   // the end: the guest is nowhere any more
@@ -36,6 +40,9 @@ type side struct {
 
 // decideMove says what follows for a migration.
 func decideMove(m *api.Migration, src, dst side) move {
+	if mutant.On(mutant.UnknownIsAbsent) && src.State == api.EndUnknown {
+		src.State = api.EndAbsent
+	}
 	switch m.Phase {
 	case api.MigrationProposed:
 		return decideProposed(src, dst)
@@ -69,6 +76,15 @@ func decideProposed(src, dst side) move {
 // columns the destination.
 func decideCopying(m *api.Migration, src, dst side) move {
 	here := src.Attempt == m.Attempts
+	if mutant.On(mutant.CommitOnDestination) && dst.State == api.EndComplete {
+		return moveCommit
+	}
+	if mutant.On(mutant.CommitIncomplete) && src.State == api.EndAbsent && dst.State == api.EndCopying {
+		return moveCommit
+	}
+	if mutant.On(mutant.KillSourceEarly) && src.State == api.EndSwitched && dst.State == api.EndCopying && !m.KillSource {
+		return moveKillSource
+	}
 	switch {
 	case src.lost: // fenced: nothing of it runs, or ever will
 		switch {
@@ -81,6 +97,8 @@ func decideCopying(m *api.Migration, src, dst side) move {
 		}
 	case !here && src.State != api.EndAbsent:
 		return moveWait // it speaks of an earlier attempt
+	case src.State == api.EndDied:
+		return moveAbort
 	case src.State == api.EndPresent:
 		if src.Failed || dst.lost || dst.State == api.EndRunning || dst.Failed || dst.State == api.EndAbsent {
 			return moveAbort
@@ -91,6 +109,8 @@ func decideCopying(m *api.Migration, src, dst side) move {
 		}
 	case src.State == api.EndSwitched:
 		switch {
+		case m.KillSource && !mutant.On(mutant.AbortAfterKill):
+			// It may be gone already: only its next word says where the guest goes on.
 		case dst.lost || dst.State == api.EndAbsent || dst.State == api.EndReady || dst.State == api.EndCopying || dst.State == api.EndUnknown:
 			// Aborted first, then the source resumes: the destination cannot run
 			// without a commit.
@@ -130,25 +150,47 @@ func decideAborting(m *api.Migration, src, dst side) move {
 		if gone {
 			return moveAborted
 		}
-		return orderKill(m)
+		return killLast(m, src, dst)
 	case src.State == api.EndAbsent:
-		if whole && !m.KillDest {
+		if whole && !m.KillDest && !mutant.On(mutant.AbortKillsOnlyCopy) {
 			return moveCommit
 		}
 		if gone {
 			return moveLost
 		}
-		if dst.State == api.EndUnknown || dst.State == api.EndUnheard {
-			return moveWait // it may hold the only copy
+		return killLast(m, src, dst)
+	case src.State == api.EndDied: // what the destination has may be older than what the guest did last
+		if gone {
+			return moveLost
 		}
 		return orderKill(m)
 	case src.State == api.EndPresent || src.State == api.EndSwitched:
+		if m.Attempts > 0 && src.Attempt == 0 && !mutant.On(mutant.KillUnsettled) {
+			return moveWait // it was told to send, and has not said that it will not
+		}
 		if gone {
 			return moveAborted
 		}
 		return orderKill(m)
 	}
 	return moveWait // unknown, or the copy is still under way there
+}
+
+// killLast ends the destination's copy when there is none at the source. What the
+// destination said before the source had ended proves nothing: it may have become
+// whole since. It is asked once more, by a higher attempt, which it answers after
+// another look.
+func killLast(m *api.Migration, src, dst side) move {
+	switch {
+	case m.Attempts == 0 || m.KillDest || mutant.On(mutant.KillUnheard):
+	case src.Attempt == m.Attempts:
+		return moveAsk
+	case dst.Attempt < m.Attempts:
+		return moveWait
+	case dst.State == api.EndUnknown || dst.State == api.EndUnheard || dst.State == api.EndCopying:
+		return moveWait // it may hold the only copy
+	}
+	return orderKill(m)
 }
 
 func orderKill(m *api.Migration) move {

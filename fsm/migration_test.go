@@ -210,15 +210,16 @@ func TestTheDecisionTable(t *testing.T) {
 }
 
 func TestTheDestinationIsClearedOnlyWhenTheSourceIsThere(t *testing.T) {
-	source := []string{"present", "switched", "copying", "absent", "unknown", "lost"}
+	source := []string{"present", "switched", "copying", "absent", "died", "unknown", "lost"}
 	dest := []string{"clean", "copying", "complete", "unknown", "lost"}
 	table := map[string][]move{
 		"present":  {moveAborted, moveKillDest, moveKillDest, moveKillDest, moveAborted},
 		"switched": {moveAborted, moveKillDest, moveKillDest, moveKillDest, moveAborted},
 		"copying":  {moveWait, moveWait, moveWait, moveWait, moveWait},
-		"absent":   {moveLost, moveKillDest, moveCommit, moveWait, moveLost},
+		"absent":   {moveLost, moveAsk, moveCommit, moveAsk, moveLost},
+		"died":     {moveLost, moveKillDest, moveKillDest, moveKillDest, moveLost},
 		"unknown":  {moveWait, moveWait, moveWait, moveWait, moveWait},
-		"lost":     {moveAborted, moveKillDest, moveCommit, moveKillDest, moveAborted},
+		"lost":     {moveAborted, moveAsk, moveCommit, moveAsk, moveAborted},
 	}
 	for _, s := range source {
 		for j, d := range dest {
@@ -235,6 +236,42 @@ func TestTheDestinationIsClearedOnlyWhenTheSourceIsThere(t *testing.T) {
 			}
 		}
 	}
+}
+
+// What the destination said before the source had ended may be overtaken: it is
+// asked once more before its copy, maybe the only one, is ended.
+func TestTheOnlyCopyIsNotEndedOnAnOldWord(t *testing.T) {
+	say := func(s api.EndState, attempt int32) side {
+		return side{MigrationEnd: api.MigrationEnd{State: s, Attempt: attempt}}
+	}
+	m := &api.Migration{Phase: api.MigrationAborting, Mode: api.MigrateLive, Attempts: 2}
+	src := say(api.EndAbsent, 1)
+	for state, want := range map[api.EndState]move{
+		api.EndReady: moveKillDest, api.EndAbsent: moveKillDest, api.EndCopying: moveWait, api.EndUnknown: moveWait, api.EndComplete: moveCommit,
+	} {
+		must.Eq(t, want, decideMove(m, src, say(state, 2)), must.Sprint(state))
+		if want != moveCommit {
+			must.Eq(t, moveWait, decideMove(m, src, say(state, 1)), must.Sprint(state))
+		}
+	}
+	m.Attempts = 1 // a source that has not heard of the end may still send
+	must.Eq(t, moveWait, decideMove(m, say(api.EndPresent, 0), say(api.EndReady, 1)))
+	must.Eq(t, moveKillDest, decideMove(m, say(api.EndPresent, 1), say(api.EndReady, 1)))
+}
+
+// Once the source was told to end what stands still there, its copy may be gone,
+// and the destination's is not to be ended for silence or for a wish.
+func TestNothingIsAbortedAfterTheSourceWasToldToEndItsGuest(t *testing.T) {
+	w := copying(t)
+	w.end(2, api.EndComplete)
+	w.end(1, api.EndSwitched)
+	must.True(t, w.phase(api.MigrationSwitched).KillSource)
+	w.end(2, api.EndUnknown)
+	w.phase(api.MigrationSwitched)
+	w.refused(api.CodeState, &MigrationStep{ID: id('x', 1), Phase: api.MigrationSwitched, Next: api.MigrationAborting})
+	w.end(1, api.EndAbsent)
+	w.end(2, api.EndComplete)
+	w.phase(api.MigrationCommitted)
 }
 
 func TestAMoveThatFailsLeavesTheSourceAsItWas(t *testing.T) {

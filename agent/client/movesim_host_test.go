@@ -5,6 +5,7 @@ import (
 
 	"github.com/novacron/novacron/agent/hypervisor"
 	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/api/mutant"
 )
 
 // simNode is one end of a simulated migration: a machine with its hypervisor, of
@@ -19,7 +20,8 @@ type simNode struct {
 	boot  string
 	d     dom     // of the guest; kind is absent, running or paused
 	guest int     // which run of the guest it is: a move keeps it, a start makes another
-	disk  int     // content of the VM's disk here: the guest that wrote it last, 0 none, -1 half copied
+	state int     // how far this copy of the guest is
+	disk  int     // how far the VM's disk here is, 0 none, -1 half copied
 	aside bool    // an old disk was set aside
 	mute  bool    // the hypervisor does not answer
 	job   *simJob // that goes out from here
@@ -35,7 +37,9 @@ type simNode struct {
 	session  api.ID
 	seq      uint64
 	seen     api.Index // newest batch
-	orders   int       // rises with each stream: batches of an earlier one are not delivered
+	kept     api.Index // and the newest that was journaled
+	batches  []*api.OrderBatch
+	orders   int // rises with each stream: batches of an earlier one are not delivered
 	order    *api.MoveOrder
 	lastVM   api.VMReport
 	lastMove api.MoveReport
@@ -68,7 +72,9 @@ func (n *simNode) step(ev event) {
 	next, out := step(n.m, ev, n.env())
 	accepted := out.verdict == orderAccepted
 	if accepted || (next.Epoch != 0 || next.Move != was.Move) && next.durable() != was.durable() {
-		n.record, n.written = next.record, true
+		if !mutant.On(mutant.JournalLate) || out.op == opNone {
+			n.record, n.written = next.record, true
+		}
 	}
 	n.m = next
 	n.w.trace("%s %v op=%s move=%+v dom=%v/%s epoch=%d alive=%v", n.name, ev.kind, out.op, next.Move, next.dom.kind, next.dom.reason, next.Epoch, next.Alive)
@@ -81,7 +87,12 @@ func (n *simNode) step(ev event) {
 	}
 	n.tell(ev, out)
 	if out.op != opNone {
-		n.w.after(n.living(func() { n.perform(out.op, next) }))
+		n.w.after(n.living(func() {
+			n.perform(out.op, next)
+			if mutant.On(mutant.JournalLate) {
+				n.w.after(n.living(func() { n.record, n.written = n.m.record, true }))
+			}
+		}))
 	}
 }
 
@@ -174,7 +185,7 @@ func (n *simNode) effect(o op, m machine, done *event) (result, string) {
 			if !n.w.fresh {
 				return resFailed, "the disk is gone"
 			}
-			n.w.fresh, n.disk = false, n.w.run
+			n.w.fresh, n.disk = false, n.w.newest
 		}
 		return resOK, ""
 	case opAttest, opMoveAttest:
@@ -189,8 +200,7 @@ func (n *simNode) effect(o op, m machine, done *event) (result, string) {
 		if n.disk < 0 {
 			n.w.violation("%s starts from a half copied disk", n.name)
 		}
-		n.w.run++
-		n.guest, n.disk = n.w.run, n.w.run
+		n.w.begun(n)
 		n.set(dom{kind: domRunning, epoch: m.Epoch, version: m.SpecVersion})
 		if m.Desired == api.PowerPaused {
 			n.set(dom{kind: domPaused, reason: "user", epoch: m.Epoch, version: m.SpecVersion})
@@ -223,6 +233,7 @@ func (n *simNode) effect(o op, m machine, done *event) (result, string) {
 	}
 	switch o {
 	case opShutdown, opDestroy:
+		n.w.ended(n, m)
 		if n.job != nil {
 			n.cut(n.job, "destroyed")
 		}
@@ -270,18 +281,8 @@ func (n *simNode) clean(m machine) (result, string) {
 // set changes the domain and checks that the guest runs once, where it may.
 func (n *simNode) set(d dom) {
 	n.d = d
-	if d.kind != domRunning {
-		return
-	}
-	if n.peer.d.kind == domRunning {
-		n.w.violation("the guest runs on both nodes")
-	}
-	owner, epoch := n.w.owner()
-	if owner != n.id {
-		n.w.violation("the guest runs on %s, which does not own it (epoch %d)", n.name, epoch)
-	}
-	if n.disk != n.guest {
-		n.w.violation("guest %d runs on %s from the disk of guest %d", n.guest, n.name, n.disk)
+	if d.kind == domRunning {
+		n.w.runs(n)
 	}
 }
 
@@ -306,7 +307,7 @@ func (n *simNode) send(m machine) {
 	}
 	paused := n.d.kind == domPaused
 	n.peer.d = dom{kind: domPaused, reason: hypervisor.ReasonIncoming, epoch: n.d.epoch, version: n.d.version}
-	n.peer.guest = n.guest
+	n.peer.guest, n.peer.state = n.guest, 0
 	n.w.stage(j, func() {
 		n.peer.event()
 		n.w.stage(j, func() {
@@ -319,7 +320,7 @@ func (n *simNode) send(m machine) {
 			n.w.stage(j, func() {
 				j.finished = true
 				n.peer.d.reason = hypervisor.ReasonComplete
-				n.peer.disk = n.guest
+				n.peer.state, n.peer.disk = n.state, n.disk
 				n.peer.event()
 				n.w.stage(j, func() {
 					n.job = nil

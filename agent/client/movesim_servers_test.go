@@ -1,6 +1,8 @@
 package client
 
 import (
+	"time"
+
 	"github.com/novacron/novacron/api"
 	"github.com/novacron/novacron/fsm"
 )
@@ -11,15 +13,34 @@ func (w *moveWorld) push(n *simNode) {
 	b := w.batch(st, n)
 	stream := n.orders
 	w.after(n.living(func() {
-		if stream != n.orders || b.Index < n.seen {
-			return
+		if stream == n.orders {
+			n.deliver(b)
 		}
-		n.deliver(b)
 	}))
+	n.batches = append(n.batches, b)
 	if w.chance(60) { // the stream breaks, and another begins
 		n.orders++
 		w.at(second, n.living(func() { w.push(n) }))
+		w.lag(n)
 	}
+}
+
+// lag brings a node what a server sends that has not caught up.
+func (w *moveWorld) lag(n *simNode) {
+	b := n.batches[max(0, len(n.batches)-1-w.rng.IntN(40))]
+	w.after(n.living(func() { n.deliver(b) }))
+}
+
+// propose commits a command of the leader; sometimes late, because it was
+// proposed by a leader that was deposed meanwhile, and then maybe twice.
+func (w *moveWorld) propose(cmd fsm.Command) {
+	if w.chance(15) {
+		w.at(api.Time(w.rng.Int64N(int64(10*time.Second))), func() { w.apply(cmd) })
+		if w.rng.IntN(2) == 0 {
+			return
+		}
+	}
+	w.apply(cmd)
 }
 
 func (w *moveWorld) batch(st *fsm.State, n *simNode) *api.OrderBatch {
@@ -58,7 +79,7 @@ func (w *moveWorld) lead() {
 	w.at(second, w.lead)
 	m := w.state().Migration(w.move)
 	if m == nil || !m.Phase.Active() {
-		if !w.calm && w.moves < 6 {
+		if !w.calm {
 			w.request()
 		}
 		return
@@ -69,9 +90,9 @@ func (w *moveWorld) lead() {
 		if m.From == to {
 			to = w.nodes[1].id
 		}
-		w.apply(&fsm.MigrationStep{ID: m.ID, Phase: m.Phase, Next: api.MigrationProposed, To: to, Deadline: w.now + 60*second})
+		w.propose(&fsm.MigrationStep{ID: m.ID, Phase: m.Phase, Next: api.MigrationProposed, To: to, Deadline: w.now + 60*second})
 	case m.Phase == api.MigrationPrepared:
-		w.apply(&fsm.MigrationStep{ID: m.ID, Phase: m.Phase, Next: api.MigrationCopying})
+		w.propose(&fsm.MigrationStep{ID: m.ID, Phase: m.Phase, Next: api.MigrationCopying})
 	case m.Phase.Open() && w.now > m.Deadline:
 		w.cancel()
 	}
@@ -79,6 +100,9 @@ func (w *moveWorld) lead() {
 
 // request asks for a move of the VM to wherever it is not.
 func (w *moveWorld) request() {
+	if w.moves >= 6 {
+		return
+	}
 	id := api.ID{0x77, byte(w.moves + 1)}
 	mode := []api.MigrationMode{api.MigrateLive, api.MigrateLive, api.MigrateWarm}[w.rng.IntN(3)]
 	r := w.apply(&fsm.MigrationCreate{Migration: api.Migration{ID: id, VMID: vm1, Mode: mode, Cause: api.CauseOperator, Secret: api.ID{9}}})

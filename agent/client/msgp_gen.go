@@ -217,8 +217,8 @@ func (z *meta) Msgsize() (s int) {
 func (z *moveRecord) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	// check for omitted fields
-	zb0001Len := uint32(17)
-	var zb0001Mask uint32 /* 17 bits */
+	zb0001Len := uint32(18)
+	var zb0001Mask uint32 /* 18 bits */
 	_ = zb0001Mask
 	if z.In == false {
 		zb0001Len--
@@ -264,13 +264,17 @@ func (z *moveRecord) MarshalMsg(b []byte) (o []byte, err error) {
 		zb0001Len--
 		zb0001Mask |= 0x4000
 	}
-	if z.Attested == false {
+	if z.Died == false {
 		zb0001Len--
 		zb0001Mask |= 0x8000
 	}
-	if z.Clean == false {
+	if z.Attested == false {
 		zb0001Len--
 		zb0001Mask |= 0x10000
+	}
+	if z.Clean == false {
+		zb0001Len--
+		zb0001Mask |= 0x20000
 	}
 	// variable map header, size zb0001Len
 	o = msgp.AppendMapHeader(o, zb0001Len)
@@ -361,11 +365,16 @@ func (z *moveRecord) MarshalMsg(b []byte) (o []byte, err error) {
 			o = msgp.AppendBool(o, z.Paused)
 		}
 		if (zb0001Mask & 0x8000) == 0 { // if not omitted
+			// string "died"
+			o = append(o, 0xa4, 0x64, 0x69, 0x65, 0x64)
+			o = msgp.AppendBool(o, z.Died)
+		}
+		if (zb0001Mask & 0x10000) == 0 { // if not omitted
 			// string "attested"
 			o = append(o, 0xa8, 0x61, 0x74, 0x74, 0x65, 0x73, 0x74, 0x65, 0x64)
 			o = msgp.AppendBool(o, z.Attested)
 		}
-		if (zb0001Mask & 0x10000) == 0 { // if not omitted
+		if (zb0001Mask & 0x20000) == 0 { // if not omitted
 			// string "clean"
 			o = append(o, 0xa5, 0x63, 0x6c, 0x65, 0x61, 0x6e)
 			o = msgp.AppendBool(o, z.Clean)
@@ -482,6 +491,12 @@ func (z *moveRecord) UnmarshalMsg(bts []byte) (o []byte, err error) {
 				err = msgp.WrapError(err, "Paused")
 				return
 			}
+		case "died":
+			z.Died, bts, err = msgp.ReadBoolBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Died")
+				return
+			}
 		case "attested":
 			z.Attested, bts, err = msgp.ReadBoolBytes(bts)
 			if err != nil {
@@ -508,7 +523,7 @@ func (z *moveRecord) UnmarshalMsg(bts []byte) (o []byte, err error) {
 
 // Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
 func (z *moveRecord) Msgsize() (s int) {
-	s = 3 + 3 + z.ID.Msgsize() + 3 + msgp.BoolSize + 5 + z.Mode.Msgsize() + 6 + z.Phase.Msgsize() + 6 + z.Epoch.Msgsize() + 8 + msgp.Int32Size + 6 + msgp.Int32Size + 5 + msgp.BoolSize + 5 + msgp.BoolSize + 7 + msgp.BoolSize + 8 + msgp.StringPrefixSize + len(z.Message) + 5 + msgp.BoolSize + 5 + msgp.BoolSize + 6 + msgp.BoolSize + 7 + msgp.BoolSize + 9 + msgp.BoolSize + 6 + msgp.BoolSize
+	s = 3 + 3 + z.ID.Msgsize() + 3 + msgp.BoolSize + 5 + z.Mode.Msgsize() + 6 + z.Phase.Msgsize() + 6 + z.Epoch.Msgsize() + 8 + msgp.Int32Size + 6 + msgp.Int32Size + 5 + msgp.BoolSize + 5 + msgp.BoolSize + 7 + msgp.BoolSize + 8 + msgp.StringPrefixSize + len(z.Message) + 5 + msgp.BoolSize + 5 + msgp.BoolSize + 6 + msgp.BoolSize + 7 + msgp.BoolSize + 5 + msgp.BoolSize + 9 + msgp.BoolSize + 6 + msgp.BoolSize
 	return
 }
 

@@ -121,7 +121,7 @@ func (c *Client) apply(b *api.OrderBatch, first bool, term uint64) error {
 	if first && !b.Full {
 		return api.Errorf(api.CodeStale, "the stream of orders did not begin with a full batch")
 	}
-	if restored || first || len(b.Orders)+len(b.Volumes)+len(b.Images) > 0 {
+	if restored || first || len(b.Orders)+len(b.Moves)+len(b.Volumes)+len(b.Images) > 0 {
 		err := c.journal.putMeta(m)
 		c.journalError(err)
 		if err != nil {

@@ -88,6 +88,8 @@ type moveRecord struct {
 	Whole bool `msg:"whole,omitempty"`
 	// Paused: the guest stands still for the sake of the move.
 	Paused bool `msg:"paused,omitempty"`
+	// Died: source: the guest ended here by itself, and was not sent away.
+	Died bool `msg:"died,omitempty"`
 	// Attested: it was proved that nothing of the VM runs here.
 	Attested bool `msg:"attested,omitempty"`
 	Clean    bool `msg:"clean,omitempty"`

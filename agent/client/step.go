@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/api/mutant"
 )
 
 // op is one call to the outside that a machine wants made. At most one is under
@@ -242,6 +243,10 @@ func (m *machine) observe(d dom, e env) {
 	m.look, m.hint = false, ""
 	switch d.kind {
 	case domUnseen, domUnknown:
+		if mutant.On(mutant.SilenceIsAbsence) {
+			m.observe(dom{kind: domAbsent}, e)
+			return
+		}
 		m.dom = dom{kind: domUnknown}
 	case domAbsent:
 		if m.doubtful(e) {

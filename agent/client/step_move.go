@@ -5,6 +5,7 @@ import (
 
 	"github.com/novacron/novacron/agent/hypervisor"
 	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/api/mutant"
 )
 
 // movePoll is how often a destination looks at a guest that comes in: its
@@ -40,12 +41,16 @@ func (m *machine) absorbMove(o *moveOrder, out *output) {
 	case v.ID == o.id:
 	case v.IsZero() || v.Clean: // what was here of an earlier one is gone
 		*v = moveRecord{ID: o.id, In: o.in, Mode: o.mode, Epoch: o.epoch}
+		v.Clean = o.in && !o.phase.Open() && !m.Alive // it ended before anything of it was here, or this is late
 		m.received = false
 	default:
 		return // the servers begin none before both ends of the last one are clean
 	}
 	if v.In && o.phase == api.MigrationSwitched && v.Phase != o.phase {
 		m.checked = false // what came in is here by now, or will never be
+	}
+	if v.In && o.phase == api.MigrationAborting && o.attempt > v.Attempt {
+		m.checked, m.look = false, true // the source has ended: what is here now is what there is
 	}
 	m.moving = true
 	v.Phase, v.Attempt, v.Kill = o.phase, o.attempt, o.kill
@@ -75,7 +80,13 @@ func (m *machine) foreign() bool { return m.Move.In && !m.granted() }
 
 // arriving: a guest comes in, and may be complete at any time.
 func (m *machine) arriving() bool {
-	return m.foreign() && (m.Move.Phase == api.MigrationCopying || m.Move.Phase == api.MigrationSwitched)
+	switch m.Move.Phase {
+	case api.MigrationCopying, api.MigrationSwitched:
+		return m.foreign()
+	case api.MigrationAborting: // it may become the only copy
+		return m.foreign() && !m.Move.Kill
+	}
+	return false
 }
 
 // decideMove chooses the next op of a VM that is being moved; done is false when
@@ -209,13 +220,23 @@ func (m *machine) decideIn(e env, out *output) (op, bool) {
 		}
 		return opNone, true
 	}
+	if mutant.On(mutant.ResumeBeforeCommit) && v.Phase == api.MigrationSwitched && m.dom.kind == domPaused && m.dom.reason == hypervisor.ReasonComplete {
+		return opResume, true
+	}
 	switch v.Phase {
 	case api.MigrationProposed, api.MigrationPrepared, api.MigrationCopying, api.MigrationSwitched:
 		return m.receive(e, out)
 	case api.MigrationAborting:
-		if !v.Kill {
+		if !v.Kill && !mutant.On(mutant.DestroyUnordered) {
 			switch {
+			case !m.checked:
+				if m.ready(opInspect, e, out) {
+					return opInspect, true
+				}
 			case m.Alive:
+				if m.dom.reason != hypervisor.ReasonComplete {
+					out.wakeAt(e.now + api.Time(movePoll))
+				}
 			case !v.Attested:
 				if m.ready(opMoveAttest, e, out) {
 					return opMoveAttest, true
@@ -247,7 +268,7 @@ func (m *machine) decideIn(e env, out *output) (op, bool) {
 func (m *machine) receive(e env, out *output) (op, bool) {
 	v := &m.Move
 	switch {
-	case m.Alive && !m.arriving():
+	case m.Alive && !m.arriving() && (m.dom.reason != hypervisor.ReasonComplete || mutant.On(mutant.DestroyEarlyGuest)):
 		// An earlier move's: the hypervisor was still at it when its absence was
 		// attested. It has never run and never will.
 		if m.ready(opDestroy, e, out) {
@@ -362,6 +383,9 @@ func (m *machine) moveReport(boot string) (api.MoveReport, bool) {
 		r.State, r.Attempt = m.stateIn(), v.Attempt
 		return r, r.State != api.EndUnheard
 	}
+	if v.Begun == 0 && v.Phase == api.MigrationAborting {
+		r.Attempt = v.Attempt // and none will be begun
+	}
 	r.State = m.stateOut()
 	return r, true
 }
@@ -375,7 +399,10 @@ func (m *machine) stateOut() api.EndState {
 		return api.EndUnknown
 	case !m.Alive && v.Mode == api.MigrateCold && v.Begun == 0:
 		return api.EndPresent // its disks are
-	case !m.Alive && (v.Attested || m.Revoked && m.Tomb == 0):
+	case !m.Alive && (v.Attested || m.Revoked && m.Tomb == 0 || mutant.On(mutant.AbsentUnproved)):
+		if v.Died && !mutant.On(mutant.DiedIsMoved) {
+			return api.EndDied
+		}
 		return api.EndAbsent
 	case !m.Alive && v.Begun > 0:
 		return api.EndUnknown // not proved yet
@@ -388,7 +415,7 @@ func (m *machine) stateOut() api.EndState {
 func (m *machine) stateIn() api.EndState {
 	v := &m.Move
 	switch {
-	case m.dom.kind == domUnknown || m.dom.kind == domUnseen:
+	case m.dom.kind == domUnknown || m.dom.kind == domUnseen || v.Phase == api.MigrationAborting && !m.checked:
 		return api.EndUnknown
 	case m.Alive && m.dom.kind == domRunning:
 		return api.EndRunning
@@ -398,7 +425,7 @@ func (m *machine) stateIn() api.EndState {
 		return api.EndCopying
 	case v.Whole && !v.Attested:
 		return api.EndComplete
-	case v.Attested:
+	case v.Attested || mutant.On(mutant.AbsentUnproved) && v.Begun > 0:
 		return api.EndAbsent
 	case m.received:
 		return api.EndReady

@@ -1,6 +1,9 @@
 package client
 
-import "github.com/novacron/novacron/api"
+import (
+	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/api/mutant"
+)
 
 // absorb takes in an order, or says why not. It decides nothing.
 func (m *machine) absorb(o *api.Order, generation uint64) verdict {
@@ -77,5 +80,8 @@ func (m *machine) renew() {
 
 // older compares positions: the generation first, then the index in it.
 func older(gen uint64, idx api.Index, thanGen uint64, thanIdx api.Index) bool {
+	if mutant.On(mutant.OrderGoesBack) {
+		return false
+	}
 	return gen < thanGen || gen == thanGen && idx < thanIdx
 }

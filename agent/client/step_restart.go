@@ -38,6 +38,7 @@ func (m *machine) ended(exit, note string, e env) {
 	}
 	switch {
 	case m.handedOver(): // the servers decide where it goes on
+		m.Move.Died = !m.Move.In && (exit == "crashed" || exit == "shutdown")
 		m.State, m.Reason = api.StatePaused, reasonSwitch
 	case phase == phaseStop:
 		m.State, m.Reason = api.StateStopped, reasonOrdered

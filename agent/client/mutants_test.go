@@ -1,0 +1,107 @@
+//go:build mutant
+
+package client
+
+import (
+	"flag"
+	"fmt"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/novacron/novacron/api/mutant"
+)
+
+var mutantRuns = flag.Int("mutants.n", 2000, "within how many schedules a mutant has to be caught")
+
+// mutation is a mutant: the rule that it breaks, and what has to notice.
+type mutation struct {
+	name mutant.Name
+	rule string
+}
+
+var moveMutants = []mutation{
+	{mutant.CommitOnDestination, "no commit on the destination's word alone"},
+	{mutant.CommitIncomplete, "no commit before the copy is complete"},
+	{mutant.UnknownIsAbsent, "servers: unknown is not absent"},
+	{mutant.KillSourceEarly, "the source's guest ends only when the copy is complete"},
+	{mutant.AbortAfterKill, "no abort once the source was told to end its guest"},
+	{mutant.AbortKillsOnlyCopy, "a whole copy is kept when the source has none"},
+	{mutant.KillUnheard, "the last copy does not end on an old word"},
+	{mutant.KillUnsettled, "no kill before the source says that it does not send"},
+	{mutant.NoCompareAndSet, "a step holds for the phase that it was made for"},
+	{mutant.KeepReservation, "the room is given back"},
+	{mutant.TwoMoves, "one move of a VM at a time"},
+	{mutant.SameEpoch, "the cutover raises the epoch"},
+	{mutant.AnyReportOrder, "a report that was overtaken does not count"},
+	{mutant.ResumeBeforeCommit, "the destination runs only after the commit"},
+	{mutant.SilenceIsAbsence, "agent: silence is not absence"},
+	{mutant.DestroyUnordered, "the destination clears only by order"},
+	{mutant.DestroyEarlyGuest, "a whole guest that came in early stays"},
+	{mutant.DiedIsMoved, "a guest that died at the source was not moved"},
+	{mutant.AbsentUnproved, "absence is proved"},
+	{mutant.OrderGoesBack, "an older order does not count"},
+	{mutant.JournalLate, "the journal comes before the call"},
+}
+
+// TestMutants breaks one rule after the other and demands that the checkers of
+// the simulation notice each.
+func TestMutants(t *testing.T) {
+	defer mutant.Set("")
+	fmt.Printf("%-24s %-58s %9s %8s\n", "mutant", "rule", "schedules", "seconds")
+	caught, all := 0, 0
+	try := func(list []mutation, run func(seed uint64) []string) {
+		for _, b := range list {
+			mutant.Set(b.name)
+			n, took, why := untilRed(run)
+			all++
+			if why == "" {
+				t.Errorf("%s survives %d schedules: %s", b.name, n, b.rule)
+				fmt.Printf("%-24s %-58s %9s %8.2f\n", b.name, b.rule, "SURVIVES", took.Seconds())
+				continue
+			}
+			caught++
+			fmt.Printf("%-24s %-58s %9d %8.2f\n", b.name, b.rule, n, took.Seconds())
+			if testing.Verbose() {
+				fmt.Println("   ", why)
+			}
+		}
+	}
+	try(moveMutants, func(seed uint64) []string { bad, _ := schedule(seed, false); return bad })
+	fmt.Printf("mutants: %d of %d caught\n", caught, all)
+}
+
+// untilRed runs schedules until one is red: the first of them, and why.
+func untilRed(run func(seed uint64) []string) (red uint64, took time.Duration, why string) {
+	begin := time.Now()
+	var next atomic.Uint64
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		wg.Go(func() {
+			for {
+				seed := next.Add(1)
+				mu.Lock()
+				over := seed > uint64(*mutantRuns) || red != 0 && seed > red
+				mu.Unlock()
+				if over {
+					return
+				}
+				if bad := run(seed); len(bad) > 0 {
+					mu.Lock()
+					if red == 0 || seed < red {
+						red, why = seed, bad[0]
+					}
+					mu.Unlock()
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if red == 0 {
+		red = uint64(*mutantRuns)
+	}
+	return red, time.Since(begin), why
+}

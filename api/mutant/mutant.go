@@ -1,0 +1,38 @@
+// Package mutant breaks single rules of the product on purpose, so that a test
+// can prove that its checkers notice: a checker that never failed proves nothing.
+//
+// Promises: without the build tag "mutant" On is a constant false, and the
+// compiler leaves nothing of a mutant in a binary. A mutant breaks exactly one
+// rule, at the place where the rule stands.
+//
+// What does not belong: faults of the world (networks, disks, crashes), which
+// the simulations inject from outside.
+package mutant
+
+// Name names a mutant.
+type Name string
+
+// The mutants of the migration protocol.
+const (
+	CommitOnDestination Name = "commit-on-destination"
+	CommitIncomplete    Name = "commit-incomplete"
+	UnknownIsAbsent     Name = "unknown-is-absent"
+	KillSourceEarly     Name = "kill-source-early"
+	AbortAfterKill      Name = "abort-after-kill"
+	AbortKillsOnlyCopy  Name = "abort-kills-only-copy"
+	KillUnheard         Name = "kill-unheard"
+	KillUnsettled       Name = "kill-unsettled"
+	NoCompareAndSet     Name = "no-compare-and-set"
+	KeepReservation     Name = "keep-reservation"
+	TwoMoves            Name = "two-moves"
+	SameEpoch           Name = "same-epoch"
+	AnyReportOrder      Name = "any-report-order"
+	ResumeBeforeCommit  Name = "resume-before-commit"
+	SilenceIsAbsence    Name = "silence-is-absence"
+	DestroyUnordered    Name = "destroy-unordered"
+	DiedIsMoved         Name = "died-is-moved"
+	DestroyEarlyGuest   Name = "destroy-early-guest"
+	AbsentUnproved      Name = "absent-unproved"
+	OrderGoesBack       Name = "order-goes-back"
+	JournalLate         Name = "journal-late"
+)
