@@ -327,7 +327,7 @@ func (w *guardWorld) actions() map[string]func(*rapid.T) {
 			w.believed.Armed = false
 			w.change(func(o *api.Order) { o.Epoch++ })
 		},
-		"net":   func(*rapid.T) { w.net = !w.net },
+		"net": func(*rapid.T) { w.net = !w.net },
 		"disarm": func(*rapid.T) {
 			w.e.disarm = !w.e.disarm
 			w.step(event{kind: evTick})
@@ -399,7 +399,11 @@ func TestGuardedStepIsSafe(t *testing.T) {
 		}
 		w.startAgent()
 		w.net, w.e.disarm = true, false
-		w.change(func(o *api.Order) { o.Desired, o.Spec.HA.Policy = api.PowerRunning, api.HARestart; o.Starts++; o.SpecVersion++ })
+		w.change(func(o *api.Order) {
+			o.Desired, o.Spec.HA.Policy = api.PowerRunning, api.HARestart
+			o.Starts++
+			o.SpecVersion++
+		})
 		for range 2 * time.Minute / guardTick {
 			w.tick(false)
 		}
