@@ -45,11 +45,14 @@ type Cell struct {
 	HA    string // policy; empty: keep
 }
 
-// AllCells are the cut points times the parties.
+// AllCells are the cut points times the parties, without those processes that are
+// not there at the point.
 func AllCells() (out []Cell) {
 	for _, p := range points {
 		for _, q := range parties {
-			out = append(out, Cell{Point: p.Number, Party: q.Name})
+			if q.from <= p.Number && (q.to == 0 || p.Number <= q.to) {
+				out = append(out, Cell{Point: p.Number, Party: q.Name})
+			}
 		}
 	}
 	return out
