@@ -33,7 +33,7 @@ say() { sed "s/^/$1 /"; }
 virsh -q -c qemu:///system list --all --name | grep . | say domain || true
 ip -o link | awk -F': ' '{print $2}' | sed 's/@.*//' | say interface
 iptables-save | grep '^-A\|^:.* - ' | sed 's/\[[0-9:]*\]//' | say iptables || true
-awk '{print $2, $3}' /proc/self/mounts | say mount
+awk '$2 !~ "^/run/netns/" {print $2, $3}' /proc/self/mounts | say mount
 losetup -n -l -O NAME,BACK-FILE | say loop
 ss -Hlntu | awk '{print $1, $5}' | say listens
 find /run/novacron /run/libvirt \( -type s -o -type p \) 2>/dev/null | grep -v 'virtlogd\|libvirt-admin' | say socket || true
