@@ -37,6 +37,7 @@ type simNode struct {
 	seen     api.Index // newest batch
 	orders   int       // rises with each stream: batches of an earlier one are not delivered
 	order    *api.MoveOrder
+	later    func() // delivers the orders of the last batch
 	lastVM   api.VMReport
 	lastMove api.MoveReport
 	wakeAt   api.Time
