@@ -25,15 +25,15 @@ type Census struct {
 
 // volatile are names that come and go without meaning: numbers of processes,
 // files that databases and logs make, interfaces' changing names.
-var volatile = regexp.MustCompile(`\.tmp$|/raft/snapshots/|\.log(\.\d+)?$|-journal$|/audit|\.pid$|/faultpoints/|\.save$|/seed/.*\.iso$`)
+var volatile = regexp.MustCompile(`\.tmp$|/raft/snapshots/|\.log(\.\d+)?$|-journal$|/audit|\.pid$|/faultpoints/|\.save$|/seed/.*\.iso$|/qmp-\w{6}(/|$)`)
 
 // asked is what each host is asked; every line that it prints is a thing.
 const asked = `set -e
 say() { sed "s/^/$1 /"; }
 virsh -q -c qemu:///system list --all --name | grep . | say domain || true
 ip -o link | awk -F': ' '{print $2}' | sed 's/@.*//' | say interface
-iptables-save | grep -v '^#' | sed 's/\[[0-9:]*\]//' | say iptables
-awk '{print $2, $3}' /proc/self/mounts | say mount
+iptables-save | grep '^-A\|^:.* - ' | sed 's/\[[0-9:]*\]//' | say iptables || true
+awk '$2 !~ "^/run/netns/" {print $2, $3}' /proc/self/mounts | say mount
 losetup -n -l -O NAME,BACK-FILE | say loop
 ss -Hlntu | awk '{print $1, $5}' | say listens
 find /run/novacron /run/libvirt \( -type s -o -type p \) 2>/dev/null | grep -v 'virtlogd\|libvirt-admin' | say socket || true
@@ -155,13 +155,29 @@ func (b *Bed) goroutines(ctx context.Context, h *lab.Host) (int, error) {
 // expected is what a run leaves behind on purpose: disks that are kept for a while.
 var expected = regexp.MustCompile(`/\.aside-\d+-`)
 
+var pin = regexp.MustCompile(`^(\S+) file /var/lib/novacron/images/pins/[0-9a-f]+/([0-9a-f-]{36})$`)
+
+// pinnedAside: the image is kept for a disk that was set aside.
+func (c *Census) pinnedAside(thing string) bool {
+	m := pin.FindStringSubmatch(thing)
+	if m == nil {
+		return false
+	}
+	for t := range c.Things {
+		if strings.HasPrefix(t, m[1]+" ") && expected.MatchString(t) && strings.Contains(t, m[2]) {
+			return true
+		}
+	}
+	return false
+}
+
 // Diff is what came and went between two censuses. Kept is what was expected to
 // come. A count may have risen by a tenth and some.
 func Diff(before, after *Census) (diff, kept []string) {
 	for t := range after.Things {
 		switch {
 		case before.Things[t]:
-		case expected.MatchString(t):
+		case expected.MatchString(t), after.pinnedAside(t):
 			kept = append(kept, t)
 		default:
 			diff = append(diff, "+ "+t)
