@@ -44,8 +44,7 @@ type moveWorld struct {
 	move    api.ID
 	moves   int
 	linkCut bool
-	run     int  // the newest run of the guest
-	fresh   bool // the disk was not made yet
+	truth
 }
 
 type simEvent struct {
@@ -111,6 +110,7 @@ func (w *moveWorld) apply(cmd fsm.Command) *fsm.Result {
 	if _, quiet := cmd.(*fsm.NodeReports); !quiet || w.show {
 		w.trace("apply %T %+v: %v", cmd, cmd, r.Err)
 	}
+	w.checkState()
 	for _, n := range w.nodes {
 		w.push(n)
 	}
@@ -129,8 +129,14 @@ func (w *moveWorld) owner() (api.ID, api.Epoch) {
 // deliver is what Client.apply does with a batch. Between a batch's moves and its
 // orders a VM may get as far as one likes, since each is an event of its own.
 func (n *simNode) deliver(b *api.OrderBatch) {
+	if older(b.Generation, b.Index, 1, n.seen) {
+		return // of a server that lags behind
+	}
 	n.rest()
 	n.seen = b.Index
+	if len(b.Orders)+len(b.Moves) > 0 {
+		n.kept = b.Index
+	}
 	held := n.hold
 	n.hold = false
 	for _, o := range b.Moves {
@@ -183,11 +189,9 @@ func (w *moveWorld) report(n *simNode, r api.NodeReport, acked func()) {
 				return
 			}
 		}
-		if w.state().Session(n.id) != r.SessionID {
-			return // refused: it comes again after the registration
-		}
+		ours := w.state().Session(n.id) == r.SessionID // else it is refused, and comes again after the registration
 		w.apply(&fsm.NodeReports{Reports: []api.NodeReport{r}})
-		if acked != nil && n.life == life && n.up {
+		if ours && acked != nil && n.life == life && n.up {
 			acked()
 		}
 	})
@@ -195,7 +199,7 @@ func (w *moveWorld) report(n *simNode, r api.NodeReport, acked func()) {
 
 // start starts an agent, which registers anew.
 func (w *moveWorld) start(n *simNode) {
-	n.up, n.hold, n.wakeAt, n.seen = true, true, 0, 0
+	n.up, n.hold, n.wakeAt, n.seen = true, true, 0, n.kept
 	n.life++
 	n.orders++
 	n.session = api.ID{0x55, n.id[0], byte(n.life >> 8), byte(n.life)}
@@ -263,6 +267,9 @@ func (w *moveWorld) reboot(n *simNode) {
 			n.peer.event()
 		}
 	}
+	if w.lost(n); n.whole() && n.peer.whole() {
+		w.newest = n.peer.state // what it did since it was copied is lost, as with any power cut
+	}
 	n.d = dom{kind: domAbsent}
 	n.boot += "x"
 }
@@ -308,12 +315,15 @@ func (w *moveWorld) trouble() {
 				n.peer.cut(n.peer.job, "the incoming guest died")
 			}
 			if n.d.kind != domAbsent {
+				w.lost(n)
 				n.d = dom{kind: domAbsent, exit: "crashed"}
 				n.event()
 			}
 		}
 	case 6:
 		w.cancel()
+	case 8: // somebody asks for a move, whatever goes on
+		w.request()
 	case 7:
 		w.apply(&fsm.VMPower{ID: vm1, Action: "stop", Force: w.rng.IntN(2) == 0})
 		w.at(api.Time(w.rng.Int64N(int64(10*time.Second))), func() { w.apply(&fsm.VMPower{ID: vm1, Action: "start"}) })
@@ -329,12 +339,12 @@ func (w *moveWorld) back(n *simNode) {
 
 func (w *moveWorld) cancel() {
 	if m := w.state().Migration(w.move); m != nil && m.Phase.Open() {
-		w.apply(&fsm.MigrationStep{ID: m.ID, Phase: m.Phase, Next: api.MigrationAborting, Code: api.CodeCanceled, Message: "canceled"})
+		w.propose(&fsm.MigrationStep{ID: m.ID, Phase: m.Phase, Next: api.MigrationAborting, Code: api.CodeCanceled, Message: "canceled"})
 	}
 }
 
 func newMoveWorld(seed uint64, show bool) *moveWorld {
-	w := &moveWorld{seed: seed, rng: rand.New(rand.NewPCG(seed, 1)), show: show, f: fsm.New(fsm.Config{}), now: 1000 * second, fresh: true}
+	w := &moveWorld{seed: seed, rng: rand.New(rand.NewPCG(seed, 1)), show: show, f: fsm.New(fsm.Config{}), now: 1000 * second, truth: truth{fresh: true, over: true}}
 	for i := range w.nodes {
 		w.nodes[i] = &simNode{w: w, name: string(rune('a' + i)), id: api.ID{0xa0 + byte(i)}, boot: "boot", d: dom{kind: domAbsent}, record: record{ID: vm1}}
 	}
