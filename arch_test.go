@@ -26,6 +26,7 @@ var floors = map[string][]string{
 	"api": {},
 
 	"api/netconfig":                {"api"},
+	"api/faultpoint":               {},      // for tests
 	"api/hostile":                  {"api"}, // for tests
 	"api/mutant":                   {},
 	"fsm/event":                    {"api"},
@@ -43,7 +44,7 @@ var floors = map[string][]string{
 	"agent/hypervisor/libvirt":     {"api", "agent/hypervisor"},
 	"agent/hypervisor/sim":         {"api", "agent/hypervisor"},
 	"agent/image":                  {"api"},
-	"agent/migrate":                {"api", "agent/hypervisor", "agent/storage", "cluster/rpc"},
+	"agent/migrate":                {"api", "api/faultpoint", "agent/hypervisor", "agent/storage", "cluster/rpc"},
 	"agent/network":                {"api"},
 	"agent/spec":                   {"api"},
 	"agent/storage":                {"api"},
@@ -55,17 +56,21 @@ var floors = map[string][]string{
 	"scheduler": {"api", "fsm"},
 	"cluster":   {"api", "api/netconfig", "fsm", "fsm/event", "scheduler", "cluster/acl", "cluster/keyring", "cluster/lease", "cluster/peer", "cluster/rpc"},
 
-	"agent/client": {"api", "api/mutant", "cluster/rpc", "cluster/acl", "agent/*"},
+	"agent/client": {"api", "api/faultpoint", "api/mutant", "cluster/rpc", "cluster/acl", "agent/*"},
 	"agent/http":   {"api", "api/netconfig"},
 	"agent":        {"api", "fsm", "cluster", "cluster/acl", "cluster/keyring", "cluster/rpc", "agent/*", "agent/client", "agent/http"},
 	"command":      {"api"},
 
-	"e2e":        {"api", "e2e/lab"},
-	"e2e/lab":    {"api"},
-	"e2e/demo":   {"api", "e2e/lab"},
-	"e2e/report": {},
-	"e2e/fleet":  {"api", "fsm", "cluster", "cluster/acl", "cluster/rpc", "agent/*", "agent/client"},
-	"e2e/bench":  {"api", "e2e/fleet", "e2e/lab", "fsm", "cluster", "cluster/keyring", "cluster/rpc", "agent/*"},
+	"e2e":            {"api", "e2e/lab", "e2e/faults"},
+	"e2e/lab":        {"api"},
+	"e2e/demo":       {"api", "e2e/lab"},
+	"e2e/report":     {},
+	"e2e/detector":   {},
+	"e2e/truth":      {"e2e/lab"},
+	"e2e/faults":     {"api", "e2e/lab", "e2e/detector", "e2e/truth"},
+	"e2e/faults/run": {"e2e/faults", "e2e/lab"},
+	"e2e/fleet":      {"api", "fsm", "cluster", "cluster/acl", "cluster/rpc", "agent/*", "agent/client"},
+	"e2e/bench":      {"api", "e2e/fleet", "e2e/lab", "fsm", "cluster", "cluster/keyring", "cluster/rpc", "agent/*"},
 }
 
 // byFile names the single files that may import more than their package.
@@ -167,7 +172,7 @@ func TestFloorsKeepGRPCAndRaftInTheirRooms(t *testing.T) {
 		"google.golang.org/grpc":             {"cluster/rpc"},
 		"github.com/hashicorp/raft":          {"cluster", "fsm", "e2e/bench"},
 		"github.com/hashicorp/serf":          {"cluster", "cluster/peer"},
-		"github.com/digitalocean/go-libvirt": {"agent/hypervisor/libvirt"},
+		"github.com/digitalocean/go-libvirt": {"agent/hypervisor/libvirt", "e2e/truth"},
 		"github.com/hashicorp/hcl":           {"agent", "agent/spec"},
 	}
 	for _, s := range sources(t) {

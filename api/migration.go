@@ -218,6 +218,24 @@ type MigrationForecast struct {
 	Downtime  Duration `json:"downtime" msg:"downtime,omitempty"`
 	Converges bool     `json:"converges" msg:"converges,omitempty"`
 	Notes     []string `json:"notes,omitempty" msg:"notes,omitempty"`
+	// RoundTrip between the two nodes, measured.
+	RoundTrip Duration `json:"round_trip,omitempty" msg:"round_trip,omitempty"`
+}
+
+// LinkMeasure asks a node how fast its link to another is.
+type LinkMeasure struct {
+	To      ID     `json:"to" msg:"to,omitempty"`
+	Address string `json:"address" msg:"address,omitempty"` // of its port, host:port
+}
+
+// LinkMeasured answers LinkMeasure: what a burst of at most a second and 64 MiB
+// between the two agents gave.
+type LinkMeasured struct {
+	Rate      Bytes    `json:"rate" msg:"rate,omitempty"` // in a second
+	RoundTrip Duration `json:"round_trip" msg:"round_trip,omitempty"`
+	Sent      Bytes    `json:"sent" msg:"sent,omitempty"`
+	// Age of the measurement: one of the last half minute is not repeated.
+	Age Duration `json:"age,omitempty" msg:"age,omitempty"`
 }
 
 // MigrationCancel ends a migration that is not committed.

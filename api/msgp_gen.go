@@ -7637,6 +7637,210 @@ func (z *JoinResponse) Msgsize() (s int) {
 }
 
 // MarshalMsg implements msgp.Marshaler
+func (z *LinkMeasure) MarshalMsg(b []byte) (o []byte, err error) {
+	o = msgp.Require(b, z.Msgsize())
+	// check for omitted fields
+	zb0001Len := uint32(2)
+	var zb0001Mask uint8 /* 2 bits */
+	_ = zb0001Mask
+	if z.Address == "" {
+		zb0001Len--
+		zb0001Mask |= 0x2
+	}
+	// variable map header, size zb0001Len
+	o = append(o, 0x80|uint8(zb0001Len))
+
+	// skip if no fields are to be emitted
+	if zb0001Len != 0 {
+		// string "to"
+		o = append(o, 0xa2, 0x74, 0x6f)
+		o = msgp.AppendBytes(o, (z.To)[:])
+		if (zb0001Mask & 0x2) == 0 { // if not omitted
+			// string "address"
+			o = append(o, 0xa7, 0x61, 0x64, 0x64, 0x72, 0x65, 0x73, 0x73)
+			o = msgp.AppendString(o, z.Address)
+		}
+	}
+	return
+}
+
+// UnmarshalMsg implements msgp.Unmarshaler
+func (z *LinkMeasure) UnmarshalMsg(bts []byte) (o []byte, err error) {
+	var field []byte
+	_ = field
+	var zb0001 uint32
+	zb0001, bts, err = msgp.ReadMapHeaderBytes(bts)
+	if err != nil {
+		err = msgp.WrapError(err)
+		return
+	}
+	for zb0001 > 0 {
+		zb0001--
+		field, bts, err = msgp.ReadMapKeyZC(bts)
+		if err != nil {
+			err = msgp.WrapError(err)
+			return
+		}
+		switch msgp.UnsafeString(field) {
+		case "to":
+			bts, err = msgp.ReadExactBytes(bts, (z.To)[:])
+			if err != nil {
+				err = msgp.WrapError(err, "To")
+				return
+			}
+		case "address":
+			z.Address, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Address")
+				return
+			}
+		default:
+			bts, err = msgp.Skip(bts)
+			if err != nil {
+				err = msgp.WrapError(err)
+				return
+			}
+		}
+	}
+	o = bts
+	return
+}
+
+// Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
+func (z *LinkMeasure) Msgsize() (s int) {
+	s = 1 + 3 + msgp.ArrayHeaderSize + (16 * (msgp.ByteSize)) + 8 + msgp.StringPrefixSize + len(z.Address)
+	return
+}
+
+// MarshalMsg implements msgp.Marshaler
+func (z *LinkMeasured) MarshalMsg(b []byte) (o []byte, err error) {
+	o = msgp.Require(b, z.Msgsize())
+	// check for omitted fields
+	zb0001Len := uint32(4)
+	var zb0001Mask uint8 /* 4 bits */
+	_ = zb0001Mask
+	if z.Rate == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x1
+	}
+	if z.RoundTrip == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x2
+	}
+	if z.Sent == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x4
+	}
+	if z.Age == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x8
+	}
+	// variable map header, size zb0001Len
+	o = append(o, 0x80|uint8(zb0001Len))
+
+	// skip if no fields are to be emitted
+	if zb0001Len != 0 {
+		if (zb0001Mask & 0x1) == 0 { // if not omitted
+			// string "rate"
+			o = append(o, 0xa4, 0x72, 0x61, 0x74, 0x65)
+			o = msgp.AppendInt64(o, int64(z.Rate))
+		}
+		if (zb0001Mask & 0x2) == 0 { // if not omitted
+			// string "round_trip"
+			o = append(o, 0xaa, 0x72, 0x6f, 0x75, 0x6e, 0x64, 0x5f, 0x74, 0x72, 0x69, 0x70)
+			o = msgp.AppendInt64(o, int64(z.RoundTrip))
+		}
+		if (zb0001Mask & 0x4) == 0 { // if not omitted
+			// string "sent"
+			o = append(o, 0xa4, 0x73, 0x65, 0x6e, 0x74)
+			o = msgp.AppendInt64(o, int64(z.Sent))
+		}
+		if (zb0001Mask & 0x8) == 0 { // if not omitted
+			// string "age"
+			o = append(o, 0xa3, 0x61, 0x67, 0x65)
+			o = msgp.AppendInt64(o, int64(z.Age))
+		}
+	}
+	return
+}
+
+// UnmarshalMsg implements msgp.Unmarshaler
+func (z *LinkMeasured) UnmarshalMsg(bts []byte) (o []byte, err error) {
+	var field []byte
+	_ = field
+	var zb0001 uint32
+	zb0001, bts, err = msgp.ReadMapHeaderBytes(bts)
+	if err != nil {
+		err = msgp.WrapError(err)
+		return
+	}
+	for zb0001 > 0 {
+		zb0001--
+		field, bts, err = msgp.ReadMapKeyZC(bts)
+		if err != nil {
+			err = msgp.WrapError(err)
+			return
+		}
+		switch msgp.UnsafeString(field) {
+		case "rate":
+			{
+				var zb0002 int64
+				zb0002, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Rate")
+					return
+				}
+				z.Rate = Bytes(zb0002)
+			}
+		case "round_trip":
+			{
+				var zb0003 int64
+				zb0003, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "RoundTrip")
+					return
+				}
+				z.RoundTrip = Duration(zb0003)
+			}
+		case "sent":
+			{
+				var zb0004 int64
+				zb0004, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Sent")
+					return
+				}
+				z.Sent = Bytes(zb0004)
+			}
+		case "age":
+			{
+				var zb0005 int64
+				zb0005, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Age")
+					return
+				}
+				z.Age = Duration(zb0005)
+			}
+		default:
+			bts, err = msgp.Skip(bts)
+			if err != nil {
+				err = msgp.WrapError(err)
+				return
+			}
+		}
+	}
+	o = bts
+	return
+}
+
+// Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
+func (z *LinkMeasured) Msgsize() (s int) {
+	s = 1 + 5 + msgp.Int64Size + 11 + msgp.Int64Size + 5 + msgp.Int64Size + 4 + msgp.Int64Size
+	return
+}
+
+// MarshalMsg implements msgp.Marshaler
 func (z *ListRequest) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	// check for omitted fields
@@ -9222,8 +9426,8 @@ func (z *MigrationEnd) Msgsize() (s int) {
 func (z *MigrationForecast) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	// check for omitted fields
-	zb0001Len := uint32(8)
-	var zb0001Mask uint8 /* 8 bits */
+	zb0001Len := uint32(9)
+	var zb0001Mask uint16 /* 9 bits */
 	_ = zb0001Mask
 	if z.Memory == 0 {
 		zb0001Len--
@@ -9256,6 +9460,10 @@ func (z *MigrationForecast) MarshalMsg(b []byte) (o []byte, err error) {
 	if z.Notes == nil {
 		zb0001Len--
 		zb0001Mask |= 0x80
+	}
+	if z.RoundTrip == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x100
 	}
 	// variable map header, size zb0001Len
 	o = append(o, 0x80|uint8(zb0001Len))
@@ -9304,6 +9512,11 @@ func (z *MigrationForecast) MarshalMsg(b []byte) (o []byte, err error) {
 			for za0001 := range z.Notes {
 				o = msgp.AppendString(o, z.Notes[za0001])
 			}
+		}
+		if (zb0001Mask & 0x100) == 0 { // if not omitted
+			// string "round_trip"
+			o = append(o, 0xaa, 0x72, 0x6f, 0x75, 0x6e, 0x64, 0x5f, 0x74, 0x72, 0x69, 0x70)
+			o = msgp.AppendInt64(o, int64(z.RoundTrip))
 		}
 	}
 	return
@@ -9412,6 +9625,16 @@ func (z *MigrationForecast) UnmarshalMsg(bts []byte) (o []byte, err error) {
 					return
 				}
 			}
+		case "round_trip":
+			{
+				var zb0009 int64
+				zb0009, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "RoundTrip")
+					return
+				}
+				z.RoundTrip = Duration(zb0009)
+			}
 		default:
 			bts, err = msgp.Skip(bts)
 			if err != nil {
@@ -9430,6 +9653,7 @@ func (z *MigrationForecast) Msgsize() (s int) {
 	for za0001 := range z.Notes {
 		s += msgp.StringPrefixSize + len(z.Notes[za0001])
 	}
+	s += 11 + msgp.Int64Size
 	return
 }
 

@@ -39,6 +39,7 @@ type fakeNode struct {
 	plays    func(*api.Migration) (api.MoveReport, bool)
 	progress *api.MigrationProgress // nil: the agent cannot tell
 	forecast *api.MigrationForecast
+	link     *api.LinkMeasured
 }
 
 // newNode makes a machine with 8 cores and 16 GiB; it does not register.
@@ -64,6 +65,9 @@ func (r *region) newNode(name string, change ...func(*api.Node)) *fakeNode {
 	})
 	rpc.Local(n.mux, "Agent.DirtyRate", acl.ServerSelf, func(context.Context, *api.GetRequest) (*api.MigrationForecast, error) {
 		return answerOf(n, &n.forecast)
+	})
+	rpc.Local(n.mux, "Agent.LinkMeasure", acl.ServerSelf, func(context.Context, *api.LinkMeasure) (*api.LinkMeasured, error) {
+		return answerOf(n, &n.link)
 	})
 	rpc.Stream(n.mux, rpc.KindLocal, "Agent.Console", acl.ServerSelf, n.console)
 	rpc.Stream(n.mux, rpc.KindLocal, "Agent.ImagePut", acl.ServerSelf, n.imagePut)

@@ -21,9 +21,14 @@ type simDisk struct {
 	mu    sync.Mutex
 	safe  diskData
 	casts map[string]bool // the votes that were ever written whole
-	raw   bool            // defect: the vote's rule is left out
-	lies  bool            // defect: "done" comes before it is
-	flip  func() bool     // defect: whether a bit of the next entry turns over
+	// old are the entries that were compacted away; gap: a snapshot of another
+	// server stands in for some that never were here.
+	old  map[uint64]*raft.Log
+	gap  bool
+	sent int         // such snapshots
+	raw  bool        // defect: the vote's rule is left out
+	lies bool        // defect: "done" comes before it is
+	flip func() bool // defect: whether a bit of the next entry turns over
 }
 
 // diskData is the content of a disk, or of a disk with what is not synced yet.
@@ -40,7 +45,7 @@ type simSnapshot struct {
 }
 
 func newSimDisk() *simDisk {
-	return &simDisk{safe: diskData{logs: map[uint64]*raft.Log{}, kv: map[string][]byte{}}, casts: map[string]bool{}}
+	return &simDisk{safe: diskData{logs: map[uint64]*raft.Log{}, kv: map[string][]byte{}}, casts: map[string]bool{}, old: map[uint64]*raft.Log{}}
 }
 
 func (d *diskData) clone() diskData {
@@ -55,13 +60,21 @@ func (d *diskData) vote() (key string, whole bool) {
 	return fmt.Sprintf("%d/%s", binary.BigEndian.Uint64(term), cand), true
 }
 
-// entries returns the synced log, oldest first.
+// entries returns the synced log, oldest first, with what was compacted away; nil
+// when it is not whole.
 func (d *simDisk) entries() []*raft.Log {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	var out []*raft.Log
-	for i := d.safe.low; i != 0 && i <= d.safe.high; i++ {
-		out = append(out, d.safe.logs[i])
+	for i := uint64(1); i <= d.safe.high; i++ {
+		l := d.safe.logs[i]
+		if l == nil {
+			l = d.old[i]
+		}
+		if l == nil || d.gap {
+			return nil
+		}
+		out = append(out, l)
 	}
 	return out
 }
@@ -320,6 +333,9 @@ func flipped(b []byte) []byte {
 func (m simLogs) DeleteRange(lo, hi uint64) error {
 	return m.write(func(d *diskData) {
 		for i := lo; i <= hi; i++ {
+			if l := d.logs[i]; l != nil && hi < d.high && d == &m.disk.safe {
+				m.disk.old[i] = l
+			}
 			delete(d.logs, i)
 		}
 		if lo <= d.low {
@@ -347,6 +363,12 @@ type simSink struct {
 }
 
 func (m simSnaps) Create(v raft.SnapshotVersion, index, term uint64, c raft.Configuration, ci uint64, _ raft.Transport) (raft.SnapshotSink, error) {
+	m.disk.mu.Lock()
+	if l := m.seen.logs[index]; l == nil || l.Term != term {
+		m.disk.gap = true
+		m.disk.sent++
+	}
+	m.disk.mu.Unlock()
 	return &simSink{m: m.simMount, meta: raft.SnapshotMeta{
 		Version: v, ID: fmt.Sprintf("%d-%d-%d", term, index, time.Now().UnixNano()), Index: index, Term: term, Configuration: c, ConfigurationIndex: ci,
 	}}, nil

@@ -199,6 +199,15 @@ func swarm(seed uint64) []fault {
 	return all[:(len(all)+1)/2]
 }
 
+// compact lets every server make a snapshot now and then, until ctx ends.
+func (c *chaos) compact(ctx context.Context) {
+	for pause(ctx, 500*time.Millisecond+rand.N(time.Second)) {
+		if s := c.hosts[rand.N(len(c.hosts))].server(); s != nil {
+			_ = s.raft.Snapshot().Error() // nothing new, or the server has ended
+		}
+	}
+}
+
 // nemesis makes trouble until ctx ends, at most two kinds at once, and returns
 // when all of it is over.
 func (c *chaos) nemesis(ctx context.Context, kinds []fault) {

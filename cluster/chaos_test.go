@@ -10,8 +10,6 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/shoenig/test/must"
 )
 
 var (
@@ -26,6 +24,14 @@ type chaosPlan struct {
 	kinds  []fault
 	last   time.Duration
 	defect defect
+	// compact makes snapshots often and keeps few entries, so that servers that
+	// were away are sent snapshots.
+	compact bool
+}
+
+// planOf is the plan of a seed.
+func planOf(seed uint64) chaosPlan {
+	return chaosPlan{seed: seed, kinds: swarm(seed), last: *chaosTime, compact: seed%2 == 0}
 }
 
 // The traffic and the trouble without which a run says nothing.
@@ -45,6 +51,8 @@ type chaosRun struct {
 	leaderIn    time.Duration // after the faults
 	writeIn     time.Duration
 	terms       int
+	sent        int  // snapshots that a server got from another
+	replayed    bool // some server has a whole log, so that F2 and S2 were checked against it
 }
 
 func (r *chaosRun) void() bool {
@@ -70,6 +78,9 @@ func runChaos(t *testing.T, p chaosPlan) *chaosRun {
 			clients[i] = c.client(i)
 			load.Go(func() { clients[i].run(ctx) })
 		}
+		if p.compact {
+			load.Go(func() { c.compact(ctx) })
+		}
 		c.nemesis(trouble, p.kinds)
 		calm()
 		r.recover(c)
@@ -79,8 +90,8 @@ func runChaos(t *testing.T, p chaosPlan) *chaosRun {
 		last := c.client(chaosClients)
 		last.final()
 		index, hash = c.agree()
-		c.finish()
 		r.virtual = time.Since(c.start)
+		c.finish()
 	})
 	r.wrong = append(r.wrong, c.wrong...)
 	r.ops, r.kinds, r.terms = len(c.ops), c.faults, len(c.leaders)
@@ -92,15 +103,17 @@ func runChaos(t *testing.T, p chaosPlan) *chaosRun {
 			r.unknown++
 		}
 	}
-	logs := longest(c.hosts)
-	if index == 0 || len(logs) == 0 {
-		return r
-	}
 	r.linearizable(c.ops, time.Minute)
 	r.checksOnce(c.ops)
 	r.sessions(c.ops)
-	r.durable(c.ops, r.replay(logs, rand.N(len(logs)), index, hash))
-	r.oneLeader(c.acks, logs)
+	for _, h := range c.hosts {
+		r.sent += h.disk.sent
+	}
+	if logs := longest(c.hosts); index != 0 && len(logs) > 0 {
+		r.replayed = true
+		r.durable(c.ops, r.replay(logs, rand.N(len(logs)), index, hash))
+		r.oneLeader(c.acks, logs)
+	}
 	return r
 }
 
@@ -158,37 +171,42 @@ func TestChaos(t *testing.T) {
 	if seed == 0 {
 		seed = rand.Uint64N(1 << 32)
 	}
-	var sum chaosSum
-	for i := range *chaosN {
-		p := chaosPlan{seed: seed + uint64(i), kinds: swarm(seed + uint64(i)), last: *chaosTime}
-		sum.add(t, p, runChaos(t, p))
+	sum := chaosSum{wall: time.Now()}
+	for good := 0; good < *chaosN && sum.void <= *chaosN; seed++ {
+		p := planOf(seed)
+		r := runChaos(t, p)
+		sum.add(t, p, r)
+		if !r.void() {
+			good++
+		}
 	}
 	sum.print(t)
 }
 
 // chaosSum adds up runs.
 type chaosSum struct {
-	runs, void, ops, checked, unknown, faults, terms, violations int
-	virtual                                                      time.Duration
-	worstLeader, worstWrite                                      time.Duration
-	wall                                                         time.Time
+	runs, void, ops, checked, unknown, faults, terms, sent, replayed, violations int
+	virtual                                                                      time.Duration
+	worstLeader, worstWrite                                                      time.Duration
+	wall                                                                         time.Time
 }
 
 func (s *chaosSum) add(t *testing.T, p chaosPlan, r *chaosRun) {
 	t.Helper()
-	if s.wall.IsZero() {
-		s.wall = time.Now()
-	}
 	s.runs++
 	s.ops, s.checked, s.unknown, s.faults, s.terms = s.ops+r.ops, s.checked+r.checked, s.unknown+r.unknown, s.faults+r.faults, s.terms+r.terms
 	s.virtual += r.virtual
+	s.sent += r.sent
+	if r.replayed {
+		s.replayed++
+	}
 	s.worstLeader, s.worstWrite = max(s.worstLeader, r.leaderIn), max(s.worstWrite, r.writeIn)
 	note := ""
 	if r.void() {
 		s.void++
 		note = " VOID"
 	}
-	t.Logf("seed %d: %d ops (%.0f/s, %d unknown), %d faults in %s, %d terms%s", p.seed, r.ops, r.rate, r.unknown, r.faults, r.virtual.Round(time.Second), r.terms, note)
+	t.Logf("seed %d: %d ops (%.0f/s, %d unknown), %d faults in %s, %d terms, %d snapshots sent%s", p.seed, r.ops, r.rate, r.unknown, r.faults, r.virtual.Round(time.Second), r.terms, r.sent, note)
 	for _, k := range slices.Sorted(maps.Keys(r.kinds)) {
 		t.Logf("  %-18s %d", k, r.kinds[k])
 	}
@@ -199,12 +217,11 @@ func (s *chaosSum) add(t *testing.T, p chaosPlan, r *chaosRun) {
 }
 
 func (s *chaosSum) print(t *testing.T) {
-	t.Logf("runs: %d (void: %d), operations: %d (checked by porcupine: %d, unknown writes: %d), faults: %d, terms: %d, virtual hours: %.2f",
-		s.runs, s.void, s.ops, s.checked, s.unknown, s.faults, s.terms, s.virtual.Hours())
+	t.Logf("runs: %d (void: %d, compared with the whole log: %d), operations: %d (checked by porcupine: %d, unknown writes: %d)", s.runs, s.void, s.replayed, s.ops, s.checked, s.unknown)
+	t.Logf("faults: %d, terms: %d, snapshots sent: %d, virtual hours: %.2f, in %s", s.faults, s.terms, s.sent, s.virtual.Hours(), time.Since(s.wall).Round(time.Second))
 	t.Logf("after the last fault: a leader in %s, a write in %s at most", s.worstLeader.Round(time.Millisecond), s.worstWrite.Round(time.Millisecond))
-	if s.void == s.runs {
-		t.Errorf("every run is void: fewer than %d operations a second, or than %d faults", leastRate, leastFaults)
+	if s.void > s.runs/2 {
+		t.Errorf("%d of %d runs are void: they had fewer than %d operations a second, or than %d faults", s.void, s.runs, leastRate, leastFaults)
 	}
 	t.Logf("violations: %d", s.violations)
-	must.Zero(t, s.violations)
 }

@@ -212,6 +212,13 @@ func (h *host) boot() *life {
 			l.srv = s
 			h.mu.Unlock()
 			s.raft.RegisterObserver(raft.NewObserver(nil, false, h.observe))
+			if c.plan.compact {
+				rc := s.raft.ReloadableConfig()
+				rc.TrailingLogs = 100 // the snapshots are made by compact
+				if err := s.raft.ReloadConfig(rc); err != nil {
+					c.violation("%s: %v", h.name, err)
+				}
+			}
 			return l
 		}
 		select {

@@ -70,18 +70,39 @@ func (s *Server) measure(ctx context.Context, n *api.Node, vm *api.VM, m *api.Mi
 	if err := s.pool.Node(n.ID, n.Address).Call(ctx, "Agent.DirtyRate", ask, got); err != nil {
 		note("node %s could not measure how fast the guest writes: %s", n.Name, asError(err).Message)
 	} else {
-		f.DirtyRate, f.Link = got.DirtyRate, got.Link
+		f.DirtyRate = got.DirtyRate
 		f.Notes = append(f.Notes, got.Notes...)
 		if m.Mode == api.MigrateLive && f.DirtyRate == 0 {
 			note("the guest wrote no memory while it was measured")
 		}
 	}
+	s.measureLink(ctx, n, m, f)
 	switch {
 	case f.Link == 0 && m.Options.Bandwidth == 0:
 		note("the link was not measured: no time can be told")
 	case f.Link == 0:
 		note("the link was not measured: the cap of %s/s stands in for it", m.Options.Bandwidth)
 	}
+}
+
+// measureLink lets the source send a burst to the destination, if one was found.
+func (s *Server) measureLink(ctx context.Context, from *api.Node, m *api.Migration, f *api.MigrationForecast) {
+	note := func(format string, args ...any) { f.Notes = append(f.Notes, fmt.Sprintf(format, args...)) }
+	to := s.fsm.State().Node(m.To)
+	if to == nil {
+		return
+	}
+	got := &api.LinkMeasured{}
+	if err := s.pool.Node(from.ID, from.Address).Call(ctx, "Agent.LinkMeasure", &api.LinkMeasure{To: to.ID, Address: to.Address}, got); err != nil {
+		note("node %s could not measure its link to %s: %s", from.Name, to.Name, asError(err).Message)
+		return
+	}
+	f.Link, f.RoundTrip = got.Rate, got.RoundTrip
+	age := "now"
+	if got.Age > 0 {
+		age = got.Age.D().Round(time.Second).String() + " ago"
+	}
+	note("the link was measured %s: the agent of %s sent %s to that of %s", age, from.Name, got.Sent, to.Name)
 }
 
 // estimate fills in duration, downtime and whether the move converges, from what

@@ -249,14 +249,18 @@ func TestADryRunForecastsAndChangesNothing(t *testing.T) {
 	must.Eq(t, 256*api.MiB, got.Forecast.Memory)
 	must.Eq(t, api.GiB, got.Forecast.Disk)
 	must.Eq(t, 0, got.Forecast.Duration)
-	must.Len(t, 2, got.Forecast.Notes, must.Sprint("what was not measured is said"))
+	must.Len(t, 3, got.Forecast.Notes, must.Sprint("what was not measured is said"))
+	must.StrContains(t, got.Forecast.Notes[1], "node n1 could not measure its link to n2")
 	ns[0].mu.Lock()
-	ns[0].forecast = &api.MigrationForecast{DirtyRate: 10 * api.MiB, Link: 128 * api.MiB}
+	ns[0].forecast = &api.MigrationForecast{DirtyRate: 10 * api.MiB}
+	ns[0].link = &api.LinkMeasured{Rate: 128 * api.MiB, RoundTrip: api.Duration(time.Millisecond), Sent: 64 * api.MiB}
 	ns[0].mu.Unlock()
 	got = mustCall[api.MigrationCreated](r, "Migration.Create", dry)
 	must.True(t, got.Forecast.Converges)
 	must.Positive(t, int64(got.Forecast.Duration))
-	must.SliceEmpty(t, got.Forecast.Notes)
+	must.Eq(t, 128*api.MiB, got.Forecast.Link)
+	must.Eq(t, api.Duration(time.Millisecond), got.Forecast.RoundTrip)
+	must.Eq(t, []string{"the link was measured now: the agent of n1 sent 64 MiB to that of n2"}, got.Forecast.Notes)
 	for range r.leader().fsm.State().MigrationsOf(vm.ID) {
 		t.Fatal("a migration was made")
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 	"sync"
@@ -146,10 +147,15 @@ type process struct {
 
 // start runs a command line until it ends or the person interrupts.
 func (c *person) start(ctx context.Context, args ...string) *process {
+	return c.startWith(ctx, strings.NewReader(c.stdin), args...)
+}
+
+// startWith is start with a standard input.
+func (c *person) startWith(ctx context.Context, stdin io.Reader, args ...string) *process {
 	ctx, cancel := context.WithCancel(ctx)
 	p := &process{out: &buffer{}, errs: &buffer{}, code: make(chan int, 1), interrupt: cancel}
 	env := &Env{
-		Stdin: strings.NewReader(c.stdin), Stdout: p.out, Stderr: p.errs, ConfigDir: c.home, Terminal: c.terminal, Width: 80,
+		Stdin: stdin, Stdout: p.out, Stderr: p.errs, ConfigDir: c.home, Terminal: c.terminal, Width: 80,
 		LookupEnv: func(k string) (string, bool) { v, ok := c.env[k]; return v, ok },
 	}
 	go func() {

@@ -23,6 +23,7 @@ type script struct {
 	answers map[string][]any // api.Message or error
 	asked   map[string][]api.Message
 	then    map[string]func() // called once before a method's last answer
+	streams []*scriptStream   // in the order in which they are opened
 }
 
 func (s *script) Call(_ context.Context, method string, req, resp api.Message) error {
@@ -46,8 +47,15 @@ func (s *script) Call(_ context.Context, method string, req, resp api.Message) e
 	return nil
 }
 
-func (s *script) Open(context.Context, string, api.Message) (api.Stream, error) {
-	return nil, api.Errorf(api.CodeNotFoundRoute, "no streams")
+func (s *script) Open(ctx context.Context, _ string, _ api.Message) (api.Stream, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.streams) == 0 {
+		return nil, api.Errorf(api.CodeNotFoundRoute, "no streams")
+	}
+	st := s.streams[0]
+	s.streams, st.ctx = s.streams[1:], ctx
+	return st, nil
 }
 
 // atScript is a person who talks to a scripted cluster.

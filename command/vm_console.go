@@ -19,7 +19,7 @@ func vmConsoleSpecs() []*spec {
 	return []*spec{
 		{
 			name: "vm console", args: "VM", min: 1, max: 1, synopsis: "connect to the serial console of a VM",
-			long:     "In a terminal, keys go to the guest as they are; Ctrl-] ends the connection, and so\ndoes ~. at the beginning of a line. Without a terminal, standard input is sent to\nthe guest and what it writes comes out; -for ends that after a time.",
+			long:     "In a terminal, keys go to the guest as they are; Ctrl-] ends the connection, and so\ndoes ~. at the beginning of a line. Without a terminal, standard input is sent to\nthe guest and what it writes comes out; -for ends that after a time. When the VM is\nmoved, the console follows it.",
 			examples: []string{"novacron vm console web", "novacron vm console web -for 6s", "echo uptime | novacron vm console web -for 3s"},
 			build:    vmConsole,
 		},
@@ -41,19 +41,19 @@ func vmConsole(f *flags) func(*call) error {
 			ctx, stop = context.WithTimeout(ctx, *length)
 			defer stop()
 		}
-		con, err := cl.VMs().Console(ctx, c.args[0], nil)
+		// The terminal may be raw: a line begins with a carriage return.
+		con, err := dial(ctx, cl, c.args[0], func(text string) { fmt.Fprintf(c.env.Stderr, "\r\n[%s: %s]\r\n", c.args[0], text) })
 		if err != nil {
 			return err
 		}
-		defer con.Close()
+		defer func() { _ = con.Close() }()
 		if in, ok := c.env.Stdin.(*os.File); ok && term.IsTerminal(int(in.Fd())) && *length == 0 {
 			return rawConsole(ctx, cancel, c, con, in)
 		}
 		// The reader of standard input may block for ever: it ends with the
 		// process, or when its input does.
 		go func() { _, _ = io.Copy(con, c.env.Stdin) }()
-		_, err = io.Copy(c.env.Stdout, con)
-		return consoleEnd(ctx, c, err)
+		return consoleEnd(ctx, c, con.copyTo(c.env.Stdout, func() {}))
 	})
 }
 
@@ -69,7 +69,7 @@ func consoleEnd(ctx context.Context, c *call, err error) error {
 }
 
 // rawConsole connects a terminal.
-func rawConsole(ctx context.Context, cancel context.CancelFunc, c *call, con *api.Console, in *os.File) error {
+func rawConsole(ctx context.Context, cancel context.CancelFunc, c *call, con *link, in *os.File) error {
 	fd := int(in.Fd())
 	fmt.Fprintln(c.env.Stderr, "Connected. Ctrl-] ends the connection, ~. at the beginning of a line as well.")
 	old, err := term.MakeRaw(fd)
@@ -92,8 +92,8 @@ func rawConsole(ctx context.Context, cancel context.CancelFunc, c *call, con *ap
 			case <-ctx.Done():
 				return
 			case <-resized:
-				if w, h, err := term.GetSize(fd); err == nil && con.Resize(h, w) != nil {
-					return
+				if w, h, err := term.GetSize(fd); err == nil {
+					con.Resize(h, w)
 				}
 			}
 		}
@@ -104,8 +104,12 @@ func rawConsole(ctx context.Context, cancel context.CancelFunc, c *call, con *ap
 		defer cancel()
 		_, _ = io.Copy(con, &escape{r: in})
 	}()
-	_, err = io.Copy(c.env.Stdout, con)
-	return consoleEnd(ctx, c, err)
+	return consoleEnd(ctx, c, con.copyTo(c.env.Stdout, func() {
+		select {
+		case resized <- syscall.SIGWINCH: // the new connection does not know the size
+		default:
+		}
+	}))
 }
 
 // escape reads keys until Ctrl-], or "~." at the beginning of a line.

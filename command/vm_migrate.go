@@ -78,7 +78,11 @@ func showForecast(o *output, r *api.MigrationCreated) {
 		t.add("    The guest writes", bytesText(int64(f.DirtyRate))+"/s")
 	}
 	if f.Link > 0 {
-		t.add("    The link gives", bytesText(int64(f.Link))+"/s")
+		link := bytesText(int64(f.Link)) + "/s"
+		if f.RoundTrip > 0 {
+			link += ", round trip " + f.RoundTrip.D().Round(10*time.Microsecond).String()
+		}
+		t.add("    The link gives", link)
 	}
 	if f.Duration > 0 {
 		t.add("    Takes about", span(f.Duration.D()))

@@ -5,7 +5,9 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -101,4 +103,57 @@ func TestConsoleWorksInBothDirectionsThroughAnyAgent(t *testing.T) {
 		out := converseVia(t, ctx, h, "console", "hello from "+h.Name+"\n", "echo: hello from "+h.Name)
 		must.StrContains(t, out, "echo:")
 	}
+}
+
+// A person's console goes on at the node to which the VM is moved.
+func TestAConsoleGoesOnAfterAMove(t *testing.T) {
+	ctx := limit(t, 5*time.Minute)
+	s := run(t, ctx, "talker", "")
+	cmd := exec.CommandContext(ctx, cluster.Binary, "vm", "console", "talker")
+	cmd.Env = append(append(os.Environ(), cluster.Env...), cluster.Environment()...)
+	keys, err := cmd.StdinPipe()
+	must.NoError(t, err)
+	out, err := cmd.StdoutPipe()
+	must.NoError(t, err)
+	var notices strings.Builder
+	cmd.Stderr = &notices
+	must.NoError(t, cmd.Start())
+	var seen strings.Builder
+	until := func(want string) {
+		t.Helper()
+		buf := make([]byte, 4096)
+		for !strings.Contains(seen.String(), want) {
+			n, err := out.Read(buf)
+			seen.Write(buf[:n])
+			must.NoError(t, err, must.Sprintf("seen so far: %q", seen.String()))
+		}
+	}
+	say := func(text string) {
+		t.Helper()
+		_, err := keys.Write([]byte(text + "\n"))
+		must.NoError(t, err)
+		until("echo: " + text)
+	}
+	until("tick ")
+	say("before the move")
+	forecast := cli(t, ctx, "vm", "migrate", "-dry-run", "talker")
+	must.StrContains(t, forecast, "The link gives")
+	must.StrContains(t, forecast, "round trip")
+	t.Log(forecast)
+	watch := exec.CommandContext(ctx, cluster.Binary, "events", "-follow", "-topic", "migration", "-o", "json")
+	watch.Env = cmd.Env
+	var progress strings.Builder
+	watch.Stdout = &progress
+	must.NoError(t, watch.Start())
+	cli(t, ctx, "vm", "migrate", "-to", elsewhere(s.Node), "-bandwidth", "24MiB", "talker")
+	say("after the move")
+	_ = watch.Process.Kill()
+	_ = watch.Wait()
+	must.StrContains(t, progress.String(), `"type":"progress"`)
+	must.StrContains(t, progress.String(), `"transient":true`)
+
+	cli(t, ctx, "vm", "stop", "-force", "talker")
+	_, _ = io.Copy(&seen, out)
+	must.NoError(t, cmd.Wait(), must.Sprint("the end of the guest is the end of its console"))
+	must.Eq(t, 1, strings.Count(notices.String(), "moved to "+elsewhere(s.Node)+": connecting again"), must.Sprint(notices.String()))
 }

@@ -61,11 +61,26 @@ func armed(t *testing.T, ctx context.Context, h *lab.Host, vm api.ID) *guard.Sta
 	return st
 }
 
+// runGuarded runs a guarded guest, on clients that have no watchdog, and returns
+// it when it is armed and the servers know.
+func runGuarded(t *testing.T, ctx context.Context, name string) *api.VMStatusResponse {
+	t.Helper()
+	cli(t, ctx, "operator", "ha", "set", "-fencing", "lease-only")
+	t.Cleanup(func() { remove(t, name) })
+	cli(t, ctx, "vm", "run", spec(t, guarded(name)))
+	var s *api.VMStatusResponse
+	must.NoError(t, lab.Until(ctx, func() error {
+		if s = await(t, ctx, name, api.StateRunning); !s.Placement.Armed {
+			return errors.New("the servers do not know that it is armed")
+		}
+		return nil
+	}))
+	return s
+}
+
 func TestAFrozenAgentKeepsNoHAVMBeyondItsLease(t *testing.T) {
 	ctx := limit(t, 6*time.Minute)
-	t.Cleanup(func() { remove(t, "guarded") })
-	cli(t, ctx, "vm", "run", spec(t, guarded("guarded")))
-	s := await(t, ctx, "guarded", api.StateRunning)
+	s := runGuarded(t, ctx, "guarded")
 	h := host(t, s.Node)
 	st := armed(t, ctx, h, s.VM.ID)
 	must.Eq(t, guard.ClassLeaseOnly, st.Class)
@@ -119,4 +134,32 @@ func TestAFrozenAgentKeepsNoHAVMBeyondItsLease(t *testing.T) {
 	ready(t, ctx, s.Node)
 	armed(t, ctx, h, s.VM.ID)
 	must.Eq(t, first, pids(t, ctx, s.VM.ID))
+}
+
+func TestAnHAVMOfAHostThatLosesPowerIsRestartedElsewhere(t *testing.T) {
+	ctx := limit(t, 6*time.Minute)
+	s := runGuarded(t, ctx, "mobile")
+	h := host(t, s.Node)
+	lost := guardStatus(t, ctx, h).Deadline
+	must.NoError(t, h.PowerOff(ctx))
+	must.NoError(t, lab.Until(ctx, func() error {
+		if now := pidsOn(t, ctx, s.VM.ID, h); len(now) != 1 {
+			return fmt.Errorf("its processes elsewhere are %v", now)
+		}
+		return nil
+	}))
+	after := guard.Boottime() - lost
+	t.Logf("it runs elsewhere %s after the lease was over", after)
+	must.GreaterEq(t, 5*time.Second, after, must.Sprint("not before the guard's time is over, too"))
+	now := await(t, ctx, "mobile", api.StateRunning)
+	must.NotEq(t, s.Node, now.Node)
+	must.Eq(t, s.Placement.Epoch+1, now.Placement.Epoch)
+	armed(t, ctx, host(t, now.Node), s.VM.ID)
+
+	t.Log("the host comes back, and has nothing of it")
+	must.NoError(t, h.PowerOn(ctx))
+	must.NoError(t, h.StartAgent())
+	ready(t, ctx, s.Node)
+	must.Eq(t, now.Node, await(t, ctx, "mobile", api.StateRunning).Node)
+	must.Len(t, 1, pids(t, ctx, s.VM.ID))
 }

@@ -54,6 +54,7 @@ type Client struct {
 	reopen     chan struct{}
 	networks   networkState
 	driver     driverState
+	links      linkMeter
 	health     healthState
 	guard      guardState
 }
@@ -71,7 +72,7 @@ func New(cfg Config) (*Client, error) {
 	c := &Client{
 		cfg: cfg, log: cfg.Logger.With("node", cfg.Node.Name), journal: j, session: api.NewID(), meta: m,
 		starts: make(limit, cfg.Starts), fetches: make(limit, cfg.Fetches), calls: make(limit, cfg.Calls),
-		lists: make(chan struct{}, 1), reregister: make(chan struct{}, 1), refresh: make(chan struct{}, 1), reopen: make(chan struct{}, 1),
+		links: newLinkMeter(), lists: make(chan struct{}, 1), reregister: make(chan struct{}, 1), refresh: make(chan struct{}, 1), reopen: make(chan struct{}, 1),
 		networks: networkState{used: map[string]int{}, look: make(chan struct{}, 1)},
 		vms:      map[api.ID]*vm{}, orphans: map[api.ID]hypervisor.Domain{}, volumes: map[api.ID]*volumeTask{},
 		removing: map[api.ID]bool{}, foreign: map[string]error{}, bad: map[api.ID]bool{},

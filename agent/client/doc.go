@@ -7,10 +7,11 @@
 // with an epoch at least its own, and started only with the newest epoch that
 // the node was given; every intent is on disk before the hypervisor is called;
 // a reboot or reset is executed at most once; a hypervisor that does not answer
-// makes a VM unknown, never absent; the end of the agent ends no guest.
+// makes a VM unknown, never absent; the end of the agent ends no guest; a VM that
+// the servers may restart elsewhere (ha = restart) runs only while the guard holds it.
 //
 // What does not belong: where a VM runs (the servers decide), how a hypervisor,
-// a pool or a network does its work (the leaves), leases and the guard.
+// a pool or a network does its work (the leaves), how the guard kills (agent/guard).
 package client
 
 //go:generate go run github.com/tinylib/msgp -file record.go -o msgp_gen.go -io=false -tests=false -unexported

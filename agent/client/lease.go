@@ -18,10 +18,11 @@ type hostLease struct {
 	// HA VMs only if they came in a stream that was opened after a registration
 	// which was begun in the present term: by then the servers may have given the VMs to others.
 	term uint64
-	// fresh is the term in which the newest registration was begun, index is where
-	// in the log it stands: a server that is behind it knows less.
-	fresh uint64
-	index api.Index
+	// fresh is the term in which the newest registration was begun, generation and
+	// index are where it stands: a server that is behind that knows less.
+	fresh      uint64
+	generation uint64
+	index      api.Index
 	// disarm: the servers want nothing armed. quitting: the agent ends.
 	disarm, quitting bool
 }
@@ -94,16 +95,17 @@ func (c *Client) leaseTerm() uint64 {
 }
 
 // registeredIn takes in a registration that was begun in a term.
-func (c *Client) registeredIn(term uint64, at api.Index) {
+func (c *Client) registeredIn(term uint64, r *api.NodeRegistered) {
 	c.guard.mu.Lock()
 	defer c.guard.mu.Unlock()
-	c.guard.lease.fresh, c.guard.lease.index = term, at
+	l := &c.guard.lease
+	l.fresh, l.generation, l.index = term, r.Generation, r.Index
 }
 
-// streamTerm is the term of a stream of orders that is opened now, and the index
-// below which its server is behind.
-func (c *Client) streamTerm() (term uint64, least api.Index) {
+// streamLease is what counts for a stream of orders that is opened now: the term,
+// and where the newest registration stands.
+func (c *Client) streamLease() hostLease {
 	c.guard.mu.Lock()
 	defer c.guard.mu.Unlock()
-	return c.guard.lease.fresh, c.guard.lease.index
+	return c.guard.lease
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/novacron/novacron/agent/hypervisor"
 	"github.com/novacron/novacron/agent/storage"
 	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/api/faultpoint"
 )
 
 // Tunnels carries migrations between nodes (agent/migrate).
@@ -93,6 +94,9 @@ func (p *part) shut() error {
 func (c *Client) giveMoves(b *api.OrderBatch) {
 	for _, o := range b.Moves {
 		g := o.Migration
+		if g != nil && g.Phase == api.MigrationCommitted && g.To == c.cfg.Node.ID {
+			faultpoint.Reach("committed")
+		}
 		if g == nil || g.From != c.cfg.Node.ID && g.To != c.cfg.Node.ID {
 			continue
 		}
@@ -135,9 +139,20 @@ func (v *vm) tellMove(m machine, ev event) {
 	v.part.last = r
 	v.part.mu.Unlock()
 	if !same {
+		reach(m, r)
 		v.c.log.Info("migration", "vm", v.id, "name", m.Name, "migration", r.Migration, "state", r.State, "attempt", r.Attempt,
 			"failed", r.Failed, "message", r.Message, "clean", r.Clean)
 		v.c.reports.move(v.id, r)
+	}
+}
+
+// reach is where tests hold a destination before it tells what it has.
+func reach(m machine, r api.MoveReport) {
+	switch {
+	case m.Move.In && r.State == api.EndComplete:
+		faultpoint.Reach("complete")
+	case m.Move.In && r.State == api.EndRunning:
+		faultpoint.Reach("running")
 	}
 }
 
@@ -163,6 +178,7 @@ func (v *vm) performMove(o op, m machine) error {
 	}
 	switch o {
 	case opMoveIn:
+		faultpoint.Reach("receive")
 		return v.receive(order)
 	case opMovePull:
 		return v.pull(order)
@@ -259,6 +275,7 @@ func (v *vm) send(o *api.MoveOrder, m machine) (err error) {
 	}
 	ctx, done := v.part.begin(v.c)
 	defer done()
+	faultpoint.Reach("send")
 	var chunk api.Chunk
 	if err := v.c.cfg.Peer(o.Peer).Call(ctx, "Agent.MoveTarget", &api.GetRequest{Key: g.VMID.String()}, &chunk); err != nil {
 		return failedMove("the destination cannot be asked: %v", err)
@@ -272,6 +289,7 @@ func (v *vm) send(o *api.MoveOrder, m machine) (err error) {
 		return failedMove("the tunnel cannot be opened: %v", err)
 	}
 	defer func() { err = errors.Join(err, tunnel.Close()) }()
+	faultpoint.Reach("opened")
 	if m.Move.Paused {
 		if err := d.Pause(ctx, v.id); err != nil {
 			return failedMove("the guest cannot be paused: %v", err)
@@ -295,6 +313,9 @@ func (v *vm) send(o *api.MoveOrder, m machine) (err error) {
 		v.watchSend(stop, d, g, tunnel, done, gaveUp)
 	})
 	err = d.Move(ctx, v.id, move)
+	if err == nil {
+		faultpoint.Reach("gone")
+	}
 	stopped()
 	<-watched
 	select {

@@ -19,6 +19,8 @@ func (c *Client) registerMoves(m *rpc.Mux) {
 	rpc.Stream(m, rpc.KindPeer, "Agent.VolumeGet", acl.Member, c.volumeGet)
 	rpc.Local(m, "Agent.MoveProgress", acl.ServerSelf, c.moveProgress)
 	rpc.Local(m, "Agent.DirtyRate", acl.ServerSelf, c.dirtyRate)
+	rpc.Local(m, "Agent.LinkMeasure", acl.ServerSelf, c.linkMeasure)
+	rpc.Stream(m, rpc.KindPeer, "Agent.LinkProbe", acl.Member, c.linkProbe)
 }
 
 // moving returns a VM that is being moved between this node and a caller.

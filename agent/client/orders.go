@@ -67,9 +67,12 @@ func (c *Client) stream(addr string) (got bool, err error) {
 	if watching {
 		defer func() { cancel(nil); <-reopened }()
 	}
-	term, least := c.streamTerm()
+	l := c.streamLease()
 	c.mu.Lock()
-	req := &api.OrdersRequest{NodeID: c.cfg.Node.ID, SessionID: c.session, MinIndex: max(c.meta.Index, least)}
+	req := &api.OrdersRequest{NodeID: c.cfg.Node.ID, SessionID: c.session, MinIndex: c.meta.Index}
+	if l.generation == c.meta.Generation {
+		req.MinIndex = max(req.MinIndex, l.index)
+	}
 	c.mu.Unlock()
 	s, err := c.cfg.Dial(addr).Open(ctx, "Node.Orders", req)
 	if err != nil {
@@ -81,10 +84,10 @@ func (c *Client) stream(addr string) (got bool, err error) {
 			return got, cause(ctx, err)
 		}
 		silence.Reset(jitter(c.cfg.StreamSilence))
-		if b.Index < least {
+		if older(b.Generation, b.Index, l.generation, l.index) {
 			return got, errBehind
 		}
-		if err := c.apply(b, !got, term); err != nil {
+		if err := c.apply(b, !got, l.fresh); err != nil {
 			return got, err
 		}
 		if !got {

@@ -171,7 +171,7 @@ func (c *Client) register(ctx context.Context, n *api.Node) error {
 		return err
 	}
 	c.servers.learn(resp.Servers)
-	c.registeredIn(term, resp.Index)
+	c.registeredIn(term, resp)
 	now := c.cfg.Boottime()
 	c.health.set(func(h *healthState) {
 		h.registered, h.known, h.lastAck = true, true, now

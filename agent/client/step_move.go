@@ -113,8 +113,11 @@ func (m *machine) decideOut(e env, out *output) (op, bool) {
 	case api.MigrationAborted:
 		return m.settleOut(e, out)
 	default: // committed, done: the order to stop follows its own way
-		if m.Alive || m.Tomb > 0 || !m.Revoked && m.Epoch != 0 || v.Clean {
+		if m.Alive || m.Tomb > 0 || m.Epoch > v.Epoch || v.Clean {
 			return opNone, false
+		}
+		if !m.Revoked && m.Epoch != 0 {
+			return opNone, true // the order is still to come; the guest has another owner by now
 		}
 		return m.cleanMove(e, out)
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/api/faultpoint"
 )
 
 // OpenOptions are those of Open. Migration, To, Address and Token are needed.
@@ -141,6 +142,7 @@ func (out *Outgoing) accept(k Kind, ln *net.UnixListener) {
 
 // carry connects a hypervisor's connection to the destination and serves it.
 func (out *Outgoing) carry(k Kind, local *net.UnixConn, window int) error {
+	faultpoint.Reach(k.String())
 	conn, err := out.host.cfg.Dial(out.ctx, out.address, out.node)
 	if err != nil {
 		local.Close()

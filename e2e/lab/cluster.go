@@ -56,6 +56,10 @@ client {
     own_netns    = true
   }
   pool "default" { path = "/var/lib/novacron/pools/default" }
+  pool "shared" {
+    path   = "/var/lib/novacron/shared/pool"
+    shared = true
+  }
 }
 `
 

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -29,7 +30,7 @@ type Host struct {
 	// guests instead of running everything as root.
 	DebianQEMU bool
 
-	init  *exec.Cmd // PID 1 of the host
+	init  atomic.Pointer[exec.Cmd] // PID 1 of the host
 	agent *exec.Cmd
 	done  chan struct{} // closed when agent has ended
 }
@@ -51,6 +52,7 @@ for d in etc/libvirt var/lib/libvirt var/log/libvirt var/cache/libvirt var/lib/n
 done
 mount -t tmpfs -o mode=755,size=64m tmpfs /run
 mkdir -p /run/libvirt /run/lock
+[ -z "$3" ] || { mkdir -p /var/lib/novacron/shared; mount --bind "$3" /var/lib/novacron/shared; }
 mount --bind "$D/machine-id" /etc/machine-id
 mount --bind "$D/hosts" /etc/hosts
 mount --bind "$D/boot_id" /proc/sys/kernel/random/boot_id
@@ -92,6 +94,11 @@ func (h *Host) PowerOn(ctx context.Context) error {
 	if err := writeFile(filepath.Join(d, "hosts"), hosts); err != nil {
 		return err
 	}
+	if h.Libvirt {
+		if err := os.MkdirAll(h.shared(), 0o755); err != nil {
+			return err
+		}
+	}
 	os.Remove(filepath.Join(d, "ready"))
 	if err := h.connect(ctx); err != nil {
 		return err
@@ -101,15 +108,16 @@ func (h *Host) PowerOn(ctx context.Context) error {
 		return err
 	}
 	defer log.Close()
-	h.init = exec.Command("nsenter", "--net=/run/netns/"+h.netns(),
+	first := exec.Command("nsenter", "--net=/run/netns/"+h.netns(),
 		"unshare", "--mount", "--uts", "--pid", "--ipc", "--fork", "--kill-child",
-		"bash", "-c", hostScript, "host", d, h.Name)
-	h.init.Stdout, h.init.Stderr = log, log
-	h.init.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := h.init.Start(); err != nil {
+		"bash", "-c", hostScript, "host", d, h.Name, h.shared())
+	first.Stdout, first.Stderr = log, log
+	first.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := first.Start(); err != nil {
 		return err
 	}
-	go h.init.Wait() // reaped here; its death is the power loss
+	h.init.Store(first)
+	go first.Wait() // reaped here; its death is the power loss
 	wait, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	if err := Until(wait, func() error { _, err := os.Stat(filepath.Join(d, "ready")); return err }); err != nil {
@@ -120,6 +128,15 @@ func (h *Host) PowerOn(ctx context.Context) error {
 		return h.StartLibvirt(ctx)
 	}
 	return nil
+}
+
+// shared is the folder that all hosts with guests have as
+// /var/lib/novacron/shared: the lab's shared storage.
+func (h *Host) shared() string {
+	if !h.Libvirt {
+		return ""
+	}
+	return filepath.Join(h.lab.Dir, "shared")
 }
 
 // connect makes the network namespace and plugs it into the bridge.
@@ -161,17 +178,23 @@ func (h *Host) Join(ctx context.Context) error {
 
 // PowerOff kills every process of the host at once, as a power loss does.
 func (h *Host) PowerOff(context.Context) error {
-	if h.init == nil || h.init.Process == nil {
+	first := h.init.Load()
+	if first == nil {
 		return nil
 	}
-	pid, err := h.pid1()
+	pid, err := h.PID1()
 	if err == nil {
 		err = syscall.Kill(pid, syscall.SIGKILL)
 	}
-	syscall.Kill(-h.init.Process.Pid, syscall.SIGKILL)
-	h.init = nil
+	syscall.Kill(-first.Process.Pid, syscall.SIGKILL)
+	h.init.Store(nil)
 	if h.done != nil {
-		<-h.done
+		select {
+		case <-h.done:
+		default: // what waits for a stopped agent is stopped itself
+			_ = h.agent.Process.Signal(syscall.SIGCONT)
+			<-h.done
+		}
 	}
 	if errors.Is(err, syscall.ESRCH) || errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -179,10 +202,14 @@ func (h *Host) PowerOff(context.Context) error {
 	return err
 }
 
-// pid1 finds the host's first process as this machine numbers it: the child of
+// PID1 is the host's first process as this machine numbers it: the child of
 // unshare, which nsenter has become.
-func (h *Host) pid1() (int, error) {
-	unshare := h.init.Process.Pid
+func (h *Host) PID1() (int, error) {
+	first := h.init.Load()
+	if first == nil {
+		return 0, os.ErrNotExist
+	}
+	unshare := first.Process.Pid
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", unshare, unshare))
 	if err != nil {
 		return 0, err
@@ -196,19 +223,19 @@ func (h *Host) pid1() (int, error) {
 
 // Path is where this machine sees a file of the host, which must be on.
 func (h *Host) Path(name string) (string, error) {
-	if h.init == nil {
+	if h.init.Load() == nil {
 		return "", fmt.Errorf("host %s is off", h.Name)
 	}
-	pid, err := h.pid1()
+	pid, err := h.PID1()
 	return filepath.Join("/proc", strconv.Itoa(pid), "root", name), err
 }
 
 // Command is a command that runs on the host.
 func (h *Host) Command(ctx context.Context, args ...string) (*exec.Cmd, error) {
-	if h.init == nil {
+	if h.init.Load() == nil {
 		return nil, fmt.Errorf("host %s is off", h.Name)
 	}
-	pid, err := h.pid1()
+	pid, err := h.PID1()
 	if err != nil {
 		return nil, err
 	}

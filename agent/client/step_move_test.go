@@ -1,0 +1,51 @@
+package client
+
+import (
+	"testing"
+
+	"github.com/shoenig/test/must"
+
+	"github.com/novacron/novacron/api"
+)
+
+// move tells the machine, the source, of a phase of its migration.
+func (s *script) move(phase api.MigrationPhase, attempt int32) op {
+	return s.do(event{kind: evMove, move: &moveOrder{id: api.ID{9}, mode: api.MigrateLive, phase: phase, epoch: 1, attempt: attempt}})
+}
+
+// sent brings a running guest to the point at which its source has attested that
+// it is gone.
+func sent(t *testing.T) *script {
+	t.Helper()
+	s := running(t)
+	must.Eq(t, opNone, s.move(api.MigrationPrepared, 0))
+	must.Eq(t, opMoveOut, s.move(api.MigrationCopying, 1))
+	must.Eq(t, opInspect, s.done(resOK))
+	must.Eq(t, opMoveAttest, s.see(dom{kind: domAbsent}))
+	must.Eq(t, opNone, s.done(resOK))
+	return s
+}
+
+// The phase is told in one event and the order to stop in the next; between them
+// a source that has sent its guest still holds its old grant.
+func TestASourceStartsNothingBetweenTheCommitAndItsOrderToStop(t *testing.T) {
+	for _, phase := range []api.MigrationPhase{api.MigrationCommitted, api.MigrationDone} {
+		s := sent(t)
+		must.Eq(t, opNone, s.move(api.MigrationSwitched, 1))
+		must.Eq(t, opNone, s.move(phase, 1), must.Sprint("the guest runs at its new owner"))
+		must.Eq(t, opNone, s.do(event{kind: evTick}))
+		stop := runOrder()
+		stop.Stop, stop.Index = true, 11
+		must.Eq(t, opAttest, s.order(stop))
+		must.Eq(t, opMoveClean, s.done(resOK))
+		must.Eq(t, opNone, s.done(resOK))
+	}
+}
+
+func TestASourceThatIsGrantedTheVMAgainStartsIt(t *testing.T) {
+	s := sent(t)
+	must.Eq(t, opNone, s.move(api.MigrationDone, 1))
+	again := runOrder()
+	again.Epoch, again.Index = 3, 12
+	must.Eq(t, opPrepare, s.order(again))
+}

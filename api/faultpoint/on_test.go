@@ -1,0 +1,34 @@
+//go:build faultpoints
+
+package faultpoint
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/shoenig/test/must"
+)
+
+func TestReachHoldsUntilThePointIsDisarmed(t *testing.T) {
+	dir = t.TempDir()
+	Reach("free") // not armed
+	armed := filepath.Join(dir, "held")
+	must.NoError(t, os.WriteFile(armed, nil, 0o600))
+	gone := make(chan struct{})
+	go func() { Reach("held"); close(gone) }()
+	deadline := time.Now().Add(10 * time.Second)
+	for !exists(armed + ".reached") {
+		must.True(t, time.Now().Before(deadline))
+		time.Sleep(time.Millisecond)
+	}
+	select {
+	case <-gone:
+		t.Fatal("it went on")
+	default:
+	}
+	must.NoError(t, os.Remove(armed))
+	<-gone
+	must.False(t, exists(armed+".reached"))
+}

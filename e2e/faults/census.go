@@ -1,0 +1,204 @@
+package faults
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/novacron/novacron/e2e/lab"
+)
+
+// Census is what there is on the hosts of a lab: a line for each thing, and
+// numbers for what is only counted.
+type Census struct {
+	Things map[string]bool
+	Counts map[string]int
+}
+
+// volatile are names that come and go without meaning: numbers of processes,
+// files that databases and logs make, interfaces' changing names.
+var volatile = regexp.MustCompile(`\.tmp$|/raft/snapshots/|\.log(\.\d+)?$|-journal$|/audit|\.pid$|/faultpoints/|\.save$|/seed/.*\.iso$`)
+
+// commands are what is asked of each host; every line that they print is a thing.
+var commands = [][]string{
+	{"domain", "virsh", "-q", "-c", "qemu:///system", "list", "--all", "--name"},
+	{"interface", "sh", "-c", "ip -o link | awk -F': ' '{print $2}' | sed 's/@.*//'"},
+	{"iptables", "sh", "-c", "iptables-save | grep -v '^#' | sed 's/\\[[0-9:]*\\]//'"},
+	{"mount", "sh", "-c", "awk '{print $2, $3}' /proc/self/mounts"},
+	{"loop", "losetup", "-n", "-l", "-O", "NAME,BACK-FILE"},
+	{"listens", "sh", "-c", "ss -Hlntu | awk '{print $1, $5}'"},
+	{"socket", "sh", "-c", "find /run/novacron /run/libvirt -type s -o -type p 2>/dev/null | grep -v '/virtlogd\\|libvirt-admin' || true"},
+	{"cgroup", "sh", "-c", "find /sys/fs/cgroup -maxdepth 4 -type d -name '*nova*' 2>/dev/null || true"},
+}
+
+// folders are those whose files are counted, below a host's folder.
+var folders = []string{"var/lib/novacron", "var/lib/libvirt/qemu", "etc/libvirt/qemu"}
+
+// take takes the census of all hosts.
+func (b *Bed) take(ctx context.Context) (*Census, error) {
+	c := &Census{map[string]bool{}, map[string]int{}}
+	for _, h := range b.Clients {
+		for _, cmd := range commands {
+			out, err := h.Run(ctx, cmd[1:]...)
+			if err != nil {
+				return nil, err
+			}
+			for line := range strings.SplitSeq(out, "\n") {
+				if line = strings.TrimSpace(line); line != "" {
+					c.Things[h.Name+" "+cmd[0]+" "+line] = true
+				}
+			}
+		}
+		for _, dir := range folders {
+			if err := c.files(h.Name, h.Dir(), dir); err != nil {
+				return nil, err
+			}
+		}
+		pid, err := agentOf(h)
+		if err != nil {
+			return nil, err
+		}
+		fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+		if err != nil {
+			return nil, err
+		}
+		c.Counts[h.Name+" agent's file descriptors"] = len(fds)
+	}
+	if err := c.files("shared", filepath.Join(b.Dir, "shared"), "pool"); err != nil {
+		return nil, err
+	}
+	for _, p := range b.Truth.Processes() {
+		c.Things[fmt.Sprintf("%s qemu %s", p.Host, p.VM)] = true
+	}
+	for _, h := range b.Clients {
+		n, err := b.goroutines(ctx, h)
+		if err != nil {
+			return nil, err
+		}
+		c.Counts[h.Name+" agent's goroutines"] = n
+	}
+	return c, nil
+}
+
+func (c *Census) files(host, root, dir string) error {
+	return filepath.WalkDir(filepath.Join(root, dir), func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return nil
+		case err != nil:
+			return err
+		}
+		if path = strings.TrimPrefix(path, root); volatile.MatchString(path) {
+			return nil
+		}
+		if host != "shared" && strings.HasPrefix(path, "/var/lib/novacron/shared/") {
+			return fs.SkipDir // counted once
+		}
+		c.Things[host+" file "+path] = true
+		return nil
+	})
+}
+
+// agentOf is the agent's process, as this machine numbers it.
+func agentOf(h *lab.Host) (int, error) {
+	first, err := h.PID1()
+	if err != nil {
+		return 0, err
+	}
+	ns, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", first))
+	if err != nil {
+		return 0, err
+	}
+	list, err := os.ReadDir("/proc")
+	if err != nil {
+		return 0, err
+	}
+	for _, d := range list {
+		pid, err := strconv.Atoi(d.Name())
+		if err != nil {
+			continue
+		}
+		of, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", pid))
+		if err != nil || of != ns {
+			continue
+		}
+		line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if strings.Contains(string(line), "\x00agent\x00-config") && !strings.HasPrefix(string(line), "nsenter") {
+			return pid, nil
+		}
+	}
+	return 0, fmt.Errorf("the agent of %s is not to be found", h.Name)
+}
+
+var goroutines = regexp.MustCompile(`(?m)^go_goroutines (\d+)`)
+
+// goroutines asks an agent how many it has.
+func (b *Bed) goroutines(ctx context.Context, h *lab.Host) (int, error) {
+	text, err := b.at[h].Agent().Metrics(ctx, "prometheus")
+	if err != nil {
+		return 0, err
+	}
+	m := goroutines.FindSubmatch(text)
+	if m == nil {
+		return 0, fmt.Errorf("the agent of %s does not tell how many goroutines it has", h.Name)
+	}
+	return strconv.Atoi(string(m[1]))
+}
+
+// expected is what a run leaves behind on purpose: disks that are kept for a while.
+var expected = regexp.MustCompile(`/(pools?/[^/]+|pool)/\.?(quarantine|superseded)|\.quarantine|\.superseded`)
+
+// Diff is what came and went between two censuses. Kept is what was expected to
+// come. A count may have risen by a tenth and some.
+func Diff(before, after *Census) (diff, kept []string) {
+	for t := range after.Things {
+		switch {
+		case before.Things[t]:
+		case expected.MatchString(t):
+			kept = append(kept, t)
+		default:
+			diff = append(diff, "+ "+t)
+		}
+	}
+	for t := range before.Things {
+		if !after.Things[t] && !expected.MatchString(t) {
+			diff = append(diff, "- "+t)
+		}
+	}
+	for name, n := range after.Counts {
+		if was := before.Counts[name]; n > was+was/10+8 {
+			diff = append(diff, fmt.Sprintf("+ %s: %d, before %d", name, n, was))
+		}
+	}
+	slices.Sort(diff)
+	slices.Sort(kept)
+	return diff, kept
+}
+
+// compare waits until the census is as before, and says what differs when it does
+// not come to that.
+func (b *Bed) compare(ctx context.Context, before *Census) (diff, kept []string, err error) {
+	wait := until(ctx, 30*time.Second, func(ctx context.Context) error {
+		var now *Census
+		if now, err = b.take(ctx); err != nil {
+			return err
+		}
+		diff, kept = Diff(before, now)
+		if len(diff) > 0 {
+			return fmt.Errorf("%d things differ", len(diff))
+		}
+		return nil
+	})
+	if err != nil && wait != nil {
+		return nil, nil, wait
+	}
+	return diff, kept, nil
+}
