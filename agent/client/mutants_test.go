@@ -15,6 +15,7 @@ import (
 )
 
 var mutantRuns = flag.Int("mutants.n", 2000, "within how many schedules a mutant has to be caught")
+var mutantWhy = flag.Bool("mutants.why", false, "show what noticed it")
 
 // mutation is a mutant: the rule that it breaks, and what has to notice.
 type mutation struct {
@@ -64,7 +65,7 @@ func TestMutants(t *testing.T) {
 			}
 			caught++
 			fmt.Printf("%-24s %-58s %9d %8.2f\n", b.name, b.rule, n, took.Seconds())
-			if testing.Verbose() {
+			if *mutantWhy {
 				fmt.Println("   ", why)
 			}
 		}
