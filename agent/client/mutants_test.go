@@ -47,6 +47,20 @@ var moveMutants = []mutation{
 	{mutant.JournalLate, "the journal comes before the call"},
 }
 
+var leaseMutants = []mutation{
+	{mutant.LeaseFromReceipt, "R1 a lease counts from before its beat was sent"},
+	{mutant.NoBarrierWait, "R2 a new leader waits W from its barrier"},
+	{mutant.AckUnverified, "R3 no acknowledgement without a quorum check"},
+	{mutant.VerifiedBefore, "R3 the check begins after the receipt"},
+	{mutant.WallClock, "R4 leases count on the boot time"},
+	{mutant.AgentEnforces, "R5 the guard enforces, without the agent"},
+	{mutant.RestartExtends, "R6 an agent's restart earns no lease"},
+	{mutant.ShortWait, "R7 W covers K, the watchdog and drift"},
+	{mutant.RunUnarmed, "R8 a guest runs only once it is armed"},
+	{mutant.ArmExpired, "R8 nothing is armed after the deadline"},
+	{mutant.AckWhileLosing, "R9 no acknowledgement while the loss is committed"},
+}
+
 // TestMutants breaks one rule after the other and demands that the checkers of
 // the simulation notice each.
 func TestMutants(t *testing.T) {
@@ -71,6 +85,7 @@ func TestMutants(t *testing.T) {
 		}
 	}
 	try(moveMutants, func(seed uint64) []string { bad, _ := schedule(seed, false); return bad })
+	try(leaseMutants, func(seed uint64) []string { bad, _, _ := leaseSchedule(seed, false); return bad })
 	fmt.Printf("mutants: %d of %d caught\n", caught, all)
 }
 
