@@ -195,7 +195,7 @@ func (h *leaseHost) send(late time.Duration, f func()) {
 
 func (h *leaseHost) beats() {
 	if h.registered {
-		sent, session := h.now(), h.session
+		sent, session, life := h.now(), h.session, h.life
 		s := h.w.leader
 		if h.w.chance(4) {
 			s = h.w.deposed
@@ -204,7 +204,11 @@ func (h *leaseHost) beats() {
 			s = h.boundTo
 		}
 		take := func(ack time.Duration, register bool) {
-			h.send(12*time.Second, h.agent(func() { h.beaten(sent, ack, register) }))
+			h.send(12*time.Second, h.agent(func() {
+				if h.life == life { // else an agent before this one asked
+					h.beaten(sent, ack, register)
+				}
+			}))
 		}
 		h.send(4*time.Second, func() { s.beat(h, session, take) })
 		if h.w.chance(20) {

@@ -249,8 +249,8 @@ func (w *moveWorld) reboot(n *simNode) {
 			n.peer.event()
 		}
 	}
-	if w.lost(n); n.whole() && n.peer.whole() {
-		w.newest = n.peer.state // what it did since it was copied is lost, as with any power cut
+	if w.lost(n); n.peer.whole() && n.peer.d.kind != domRunning {
+		w.newest = min(w.newest, n.peer.state) // what it did since it was copied is lost, as with any power cut
 	}
 	n.d = dom{kind: domAbsent}
 	n.boot += "x"
