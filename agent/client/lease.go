@@ -27,6 +27,21 @@ type hostLease struct {
 	disarm, quitting bool
 }
 
+// earn takes in that the lease lasts until a boot time. began: there was none just
+// now. lapsed: because an earlier one had run out.
+func (l *hostLease) earn(until, now time.Duration) (began, lapsed bool) {
+	if until <= l.deadline {
+		return false, false
+	}
+	if began = now >= l.deadline; began {
+		if lapsed = l.deadline != 0; lapsed {
+			l.term++
+		}
+	}
+	l.deadline, l.told = until, false
+	return began, lapsed
+}
+
 // beaten takes in an acknowledged beat that was sent at a boot time. doubted: those
 // before it were missed.
 func (c *Client) beaten(sent time.Duration, ack *api.NodeBeaten, doubted bool) {
@@ -40,14 +55,9 @@ func (c *Client) beaten(sent time.Duration, ack *api.NodeBeaten, doubted bool) {
 	var err error
 	if ack.Lease > 0 && !ack.Register && s.conn != nil {
 		until := sent + min(ack.Lease.D(), s.life)
-		if err = s.conn.Extend(sent, until); err == nil && until > l.deadline {
-			if now >= l.deadline {
-				wake = true
-				if lapsed = l.deadline != 0; lapsed {
-					l.term++
-				}
-			}
-			l.deadline, l.told = until, false
+		if err = s.conn.Extend(sent, until); err == nil {
+			began, over := l.earn(until, now)
+			wake, lapsed = wake || began, over
 		}
 	}
 	s.mu.Unlock()

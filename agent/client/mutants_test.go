@@ -15,6 +15,7 @@ import (
 )
 
 var mutantRuns = flag.Int("mutants.n", 2000, "within how many schedules a mutant has to be caught")
+var mutantWhy = flag.Bool("mutants.why", false, "show what noticed it")
 
 // mutation is a mutant: the rule that it breaks, and what has to notice.
 type mutation struct {
@@ -46,6 +47,20 @@ var moveMutants = []mutation{
 	{mutant.JournalLate, "the journal comes before the call"},
 }
 
+var leaseMutants = []mutation{
+	{mutant.LeaseFromReceipt, "R1 a lease counts from before its beat was sent"},
+	{mutant.NoBarrierWait, "R2 a new leader waits W from its barrier"},
+	{mutant.AckUnverified, "R3 no acknowledgement without a quorum check"},
+	{mutant.VerifiedBefore, "R3 the check begins after the receipt"},
+	{mutant.WallClock, "R4 leases count on the boot time"},
+	{mutant.AgentEnforces, "R5 the guard enforces, without the agent"},
+	{mutant.RestartExtends, "R6 an agent's restart earns no lease"},
+	{mutant.ShortWait, "R7 W covers K, the watchdog and drift"},
+	{mutant.RunUnarmed, "R8 a guest runs only once it is armed"},
+	{mutant.ArmExpired, "R8 nothing is armed after the deadline"},
+	{mutant.AckWhileLosing, "R9 no acknowledgement while the loss is committed"},
+}
+
 // TestMutants breaks one rule after the other and demands that the checkers of
 // the simulation notice each.
 func TestMutants(t *testing.T) {
@@ -64,12 +79,13 @@ func TestMutants(t *testing.T) {
 			}
 			caught++
 			fmt.Printf("%-24s %-58s %9d %8.2f\n", b.name, b.rule, n, took.Seconds())
-			if testing.Verbose() {
+			if *mutantWhy {
 				fmt.Println("   ", why)
 			}
 		}
 	}
 	try(moveMutants, func(seed uint64) []string { bad, _ := schedule(seed, false); return bad })
+	try(leaseMutants, func(seed uint64) []string { bad, _, _ := leaseSchedule(seed, false); return bad })
 	fmt.Printf("mutants: %d of %d caught\n", caught, all)
 }
 

@@ -41,7 +41,8 @@ func (m *machine) absorbMove(o *moveOrder, out *output) {
 	case v.ID == o.id:
 	case v.IsZero() || v.Clean: // what was here of an earlier one is gone
 		*v = moveRecord{ID: o.id, In: o.in, Mode: o.mode, Epoch: o.epoch}
-		v.Clean = o.in && !o.phase.Open() && !m.Alive // it ended before anything of it was here, or this is late
+		// Over before anything of it was here, or this is late.
+		v.Clean = !o.phase.Open() && !m.Alive && (o.in || o.phase != api.MigrationAborting)
 		m.received = false
 	default:
 		return // the servers begin none before both ends of the last one are clean

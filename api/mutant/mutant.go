@@ -36,3 +36,18 @@ const (
 	OrderGoesBack       Name = "order-goes-back"
 	JournalLate         Name = "journal-late"
 )
+
+// The mutants of the leases; R1 to R9 are the rules of fencing.
+const (
+	LeaseFromReceipt Name = "lease-from-receipt"    // R1
+	NoBarrierWait    Name = "no-barrier-wait"       // R2
+	AckUnverified    Name = "ack-unverified"        // R3
+	VerifiedBefore   Name = "verified-before"       // R3
+	WallClock        Name = "wall-clock"            // R4
+	AgentEnforces    Name = "agent-enforces"        // R5
+	RestartExtends   Name = "agent-restart-extends" // R6
+	ShortWait        Name = "short-wait"            // R7
+	RunUnarmed       Name = "run-unarmed"           // R8
+	ArmExpired       Name = "arm-expired"           // R8
+	AckWhileLosing   Name = "ack-while-losing"      // R9
+)
