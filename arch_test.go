@@ -46,6 +46,7 @@ var floors = map[string][]string{
 	"agent/image":                  {"api"},
 	"agent/migrate":                {"api", "api/faultpoint", "agent/hypervisor", "agent/storage", "cluster/rpc"},
 	"agent/network":                {"api"},
+	"agent/peers":                  {"api"},
 	"agent/spec":                   {"api"},
 	"agent/storage":                {"api"},
 	"agent/storage/dir":            {"api", "agent/storage"},

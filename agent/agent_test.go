@@ -20,7 +20,12 @@ import (
 	"github.com/novacron/novacron/cluster"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(guardEnv); dir != "" {
+		os.Exit(testGuard(dir))
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // logBuffer is a log that several goroutines write.
 type logBuffer struct {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/user"
 	"slices"
@@ -17,6 +18,7 @@ import (
 	simhv "github.com/novacron/novacron/agent/hypervisor/sim"
 	"github.com/novacron/novacron/agent/image"
 	"github.com/novacron/novacron/agent/network"
+	"github.com/novacron/novacron/agent/peers"
 	"github.com/novacron/novacron/agent/storage"
 	"github.com/novacron/novacron/agent/storage/dir"
 	simpool "github.com/novacron/novacron/agent/storage/sim"
@@ -73,9 +75,10 @@ func (a *Agent) startClient(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	node := a.node()
 	c := client.Config{
-		Moves: moves, Guard: guards,
-		Node: a.node(), Dir: a.cfg.ClientDir(), Driver: m.driver, Pools: pools, Images: images, Networks: m.networks,
+		Moves: moves, Guard: guards, Peers: a.openPeers(m, &node),
+		Node: node, Dir: a.cfg.ClientDir(), Driver: m.driver, Pools: pools, Images: images, Networks: m.networks,
 		ImageIdle: a.cfg.Client.imageIdle(),
 		Facts:     a.facts, Sample: fingerprint.NewSampler("").Sample, MakeSeed: makeSeed, Logger: a.log.Logger,
 		Labels: func() api.Pairs {
@@ -113,6 +116,27 @@ func (a *Agent) startClient(ctx context.Context) (err error) {
 		}
 	})
 	return nil
+}
+
+// openPeers makes this node's place in the pool of the region's nodes; nil where
+// there is none.
+func (a *Agent) openPeers(m *clientMode, n *api.Node) client.Peers {
+	g := a.cfg.Client.Gossip
+	if a.cfg.Dev || g.Disabled {
+		return nil
+	}
+	host, _, err := net.SplitHostPort(n.Address)
+	if err != nil {
+		return nil
+	}
+	n.GossipAddress = net.JoinHostPort(host, strconv.Itoa(g.Port))
+	c := peers.Config{NodeID: n.ID, Region: n.Region, BindAddr: a.cfg.BindAddr, BindPort: g.Port, Logger: a.log.Logger}
+	if net.ParseIP(host) != nil { // else memberlist takes a private address of the machine
+		c.AdvertiseAddr = host
+	}
+	p := peers.New(c)
+	m.close = append(m.close, p.Close)
+	return p
 }
 
 // stop ends the client half; guests run on.
@@ -229,6 +253,10 @@ func (a *Agent) openPools(m *clientMode) (map[string]storage.Pool, error) {
 	if err != nil {
 		return nil, err
 	}
+	guestUID, guestGID, err := guestOwner(a.cfg.Client.Hypervisor, qemuConf)
+	if err != nil {
+		return nil, err
+	}
 	pools := map[string]storage.Pool{}
 	for _, p := range list {
 		if p.Type == "sim" {
@@ -238,7 +266,11 @@ func (a *Agent) openPools(m *clientMode) (map[string]storage.Pool, error) {
 			continue
 		}
 		limit, _ := api.ParseBytes(p.Capacity) // Validate has read it
-		d, err := dir.Open(dir.Config{Name: p.Name, Path: p.Path, Shared: p.Shared, Limit: limit, UID: uid, GID: gid})
+		c := dir.Config{Name: p.Name, Path: p.Path, Shared: p.Shared, Limit: limit, UID: uid, GID: gid}
+		if p.Shared { // libvirt leaves the owner as it is there
+			c.UID, c.GID = guestUID, guestGID
+		}
+		d, err := dir.Open(c)
 		if err != nil {
 			return nil, err
 		}

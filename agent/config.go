@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/novacron/novacron/agent/peers"
 	"github.com/novacron/novacron/api"
 	"github.com/novacron/novacron/cluster/rpc"
 )
@@ -108,7 +109,15 @@ type Client struct {
 	Reserved   *Reserved   `hcl:"reserved,block"`
 	Hypervisor *Hypervisor `hcl:"hypervisor,block"`
 	Guard      *Guard      `hcl:"guard,block"`
+	Gossip     *Gossip     `hcl:"gossip,block"`
 	Pools      []Pool      `hcl:"pool,block"`
+}
+
+// Gossip is the pool that the region's nodes form among themselves. What it sees
+// only lets the servers suspect a silent node sooner.
+type Gossip struct {
+	Disabled bool `hcl:"disabled,optional"`
+	Port     int  `hcl:"port,optional"` // 7649, TCP and UDP, clients only
 }
 
 // Guard is the process that ends this host's HA VMs when its lease is over
@@ -199,7 +208,7 @@ func Default() *Config {
 		Ports:     &Ports{HTTP: PortHTTP, RPC: PortRPC, Serf: PortSerf},
 		Log:       &Log{Level: "info", Format: "text"},
 		Server:    &Server{},
-		Client:    &Client{Reserved: &Reserved{}, Hypervisor: &Hypervisor{}, Guard: &Guard{Dir: "/run/novacron/guard", Spawn: true}},
+		Client:    &Client{Reserved: &Reserved{}, Hypervisor: &Hypervisor{}, Guard: &Guard{Dir: "/run/novacron/guard", Spawn: true}, Gossip: &Gossip{Port: peers.DefaultPort}},
 		Join:      &Join{},
 		HTTP:      &HTTP{},
 		Telemetry: &Telemetry{Prometheus: true},

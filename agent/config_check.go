@@ -139,6 +139,9 @@ func (c *Config) checkClient(e *ConfigError) {
 	if a := cl.Hypervisor.Acceleration; a != "" {
 		c.checkOneOf(e, "client.hypervisor.acceleration", a, []string{"kvm", "tcg"})
 	}
+	if p := cl.Gossip.Port; !cl.Gossip.Disabled && (p < 1 || p > 65535) {
+		e.add(c, "client.gossip.port", fmt.Sprintf("%d is not a port", p), "1 to 65535; disabled = true leaves it out")
+	}
 	g := cl.Guard
 	for _, f := range []struct{ path, value string }{{"client.guard.dir", g.Dir}, {"client.guard.watchdog", g.Watchdog}} {
 		if f.value != "" && (!filepath.IsAbs(f.value) || filepath.Clean(f.value) != f.value) {

@@ -48,6 +48,7 @@ client {
     memory = "512MiB"
   }
   hypervisor { kind = "qemu" }
+  guard { watchdog = "/dev/watchdog" }
   pool "default" { path = "/srv/vms" }
   pool "fast" {
     type     = "sim"
@@ -70,6 +71,7 @@ func TestConfigFileIsLaidOverTheDefaults(t *testing.T) {
 	for text, want := range map[string]time.Duration{"": 0, "0s": -1} {
 		must.Eq(t, want, (&Client{ImageIdle: text}).imageIdle(), must.Sprint(text))
 	}
+	must.Eq(t, Guard{Dir: "/run/novacron/guard", Watchdog: "/dev/watchdog", Spawn: true}, *c.Client.Guard, must.Sprint("what is not said stays"))
 	must.Eq(t, []Pool{{Name: "default", Type: "dir", Path: "/srv/vms"}, {Name: "fast", Type: "sim", Capacity: "1TiB"}}, c.Client.Pools)
 }
 
@@ -93,7 +95,7 @@ func TestConfigEnvironmentAndFlagsOverrideFiles(t *testing.T) {
 	must.NoError(t, err)
 	env := map[string]string{
 		"NOVACRON_LOG_LEVEL": "debug", "NOVACRON_CLIENT_HYPERVISOR_KIND": "sim", "NOVACRON_PORTS_RPC": "7000",
-		"NOVACRON_CLIENT_LABELS": "a=1,b=2", "NOVACRON_SERVER_JOIN": "x:1, y:2", "NOVACRON_CLIENT_CPU_RATIO": "2.5", "NOVACRON_LEAVE_ON_TERMINATE": "true",
+		"NOVACRON_CLIENT_LABELS": "a=1,b=2", "NOVACRON_SERVER_JOIN": "x:1, y:2", "NOVACRON_CLIENT_CPU_RATIO": "2.5", "NOVACRON_LEAVE_ON_TERMINATE": "true", "NOVACRON_CLIENT_GUARD_SPAWN": "false",
 		"NOVACRON_REGION": "",
 	}
 	must.NoError(t, c.SetEnv(func(k string) (string, bool) { v, ok := env[k]; return v, ok }))
@@ -104,6 +106,7 @@ func TestConfigEnvironmentAndFlagsOverrideFiles(t *testing.T) {
 	must.Eq(t, []string{"x:1", "y:2"}, c.Server.Join)
 	must.Eq(t, 2.5, c.Client.CPURatio)
 	must.True(t, c.LeaveOnTerminate)
+	must.False(t, c.Client.Guard.Spawn)
 	must.Eq(t, "eu", c.Region, must.Sprint("an empty variable says nothing"))
 
 	must.NoError(t, c.Set("region", "us", Source{Name: "flag -region"}))

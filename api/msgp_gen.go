@@ -12542,8 +12542,8 @@ func (z *NetworkResponse) Msgsize() (s int) {
 func (z *Node) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	// check for omitted fields
-	zb0001Len := uint32(35)
-	var zb0001Mask uint64 /* 35 bits */
+	zb0001Len := uint32(36)
+	var zb0001Mask uint64 /* 36 bits */
 	_ = zb0001Mask
 	if z.Name == "" {
 		zb0001Len--
@@ -12669,13 +12669,17 @@ func (z *Node) MarshalMsg(b []byte) (o []byte, err error) {
 		zb0001Len--
 		zb0001Mask |= 0x100000000
 	}
-	if z.Guard == "" {
+	if z.GossipAddress == "" {
 		zb0001Len--
 		zb0001Mask |= 0x200000000
 	}
-	if z.Lost == nil {
+	if z.Guard == "" {
 		zb0001Len--
 		zb0001Mask |= 0x400000000
+	}
+	if z.Lost == nil {
+		zb0001Len--
+		zb0001Mask |= 0x800000000
 	}
 	// variable map header, size zb0001Len
 	o = msgp.AppendMapHeader(o, zb0001Len)
@@ -12940,11 +12944,16 @@ func (z *Node) MarshalMsg(b []byte) (o []byte, err error) {
 			o = msgp.AppendFloat64(o, z.MemoryRatioSet)
 		}
 		if (zb0001Mask & 0x200000000) == 0 { // if not omitted
+			// string "gossip_address"
+			o = append(o, 0xae, 0x67, 0x6f, 0x73, 0x73, 0x69, 0x70, 0x5f, 0x61, 0x64, 0x64, 0x72, 0x65, 0x73, 0x73)
+			o = msgp.AppendString(o, z.GossipAddress)
+		}
+		if (zb0001Mask & 0x400000000) == 0 { // if not omitted
 			// string "guard"
 			o = append(o, 0xa5, 0x67, 0x75, 0x61, 0x72, 0x64)
 			o = msgp.AppendString(o, string(z.Guard))
 		}
-		if (zb0001Mask & 0x400000000) == 0 { // if not omitted
+		if (zb0001Mask & 0x800000000) == 0 { // if not omitted
 			// string "lost"
 			o = append(o, 0xa4, 0x6c, 0x6f, 0x73, 0x74)
 			if z.Lost == nil {
@@ -13348,6 +13357,12 @@ func (z *Node) UnmarshalMsg(bts []byte) (o []byte, err error) {
 				err = msgp.WrapError(err, "MemoryRatioSet")
 				return
 			}
+		case "gossip_address":
+			z.GossipAddress, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "GossipAddress")
+				return
+			}
 		case "guard":
 			{
 				var zb0016 string
@@ -13419,7 +13434,7 @@ func (z *Node) Msgsize() (s int) {
 	} else {
 		s += z.Drain.Msgsize()
 	}
-	s += 12 + msgp.StringPrefixSize + len(z.Unreachable) + 12 + msgp.Int64Size + 12 + msgp.Int64Size + 13 + msgp.Uint64Size + 13 + msgp.Uint64Size + 14 + msgp.Float64Size + 17 + msgp.Float64Size + 6 + msgp.StringPrefixSize + len(string(z.Guard)) + 5
+	s += 12 + msgp.StringPrefixSize + len(z.Unreachable) + 12 + msgp.Int64Size + 12 + msgp.Int64Size + 13 + msgp.Uint64Size + 13 + msgp.Uint64Size + 14 + msgp.Float64Size + 17 + msgp.Float64Size + 15 + msgp.StringPrefixSize + len(z.GossipAddress) + 6 + msgp.StringPrefixSize + len(string(z.Guard)) + 5
 	if z.Lost == nil {
 		s += msgp.NilSize
 	} else {
@@ -13432,8 +13447,8 @@ func (z *Node) Msgsize() (s int) {
 func (z *NodeBeat) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	// check for omitted fields
-	zb0001Len := uint32(6)
-	var zb0001Mask uint8 /* 6 bits */
+	zb0001Len := uint32(7)
+	var zb0001Mask uint8 /* 7 bits */
 	_ = zb0001Mask
 	if z.BootID == "" {
 		zb0001Len--
@@ -13450,6 +13465,10 @@ func (z *NodeBeat) MarshalMsg(b []byte) (o []byte, err error) {
 	if z.Stats == nil {
 		zb0001Len--
 		zb0001Mask |= 0x20
+	}
+	if z.Peers == nil {
+		zb0001Len--
+		zb0001Mask |= 0x40
 	}
 	// variable map header, size zb0001Len
 	o = append(o, 0x80|uint8(zb0001Len))
@@ -13487,6 +13506,45 @@ func (z *NodeBeat) MarshalMsg(b []byte) (o []byte, err error) {
 				if err != nil {
 					err = msgp.WrapError(err, "Stats")
 					return
+				}
+			}
+		}
+		if (zb0001Mask & 0x40) == 0 { // if not omitted
+			// string "peers"
+			o = append(o, 0xa5, 0x70, 0x65, 0x65, 0x72, 0x73)
+			if z.Peers == nil {
+				o = msgp.AppendNil(o)
+			} else {
+				// check for omitted fields
+				zb0002Len := uint32(2)
+				var zb0002Mask uint8 /* 2 bits */
+				_ = zb0002Mask
+				if z.Peers.Failed == nil {
+					zb0002Len--
+					zb0002Mask |= 0x1
+				}
+				if z.Peers.Alive == 0 {
+					zb0002Len--
+					zb0002Mask |= 0x2
+				}
+				// variable map header, size zb0002Len
+				o = append(o, 0x80|uint8(zb0002Len))
+
+				// skip if no fields are to be emitted
+				if zb0002Len != 0 {
+					if (zb0002Mask & 0x1) == 0 { // if not omitted
+						// string "failed"
+						o = append(o, 0xa6, 0x66, 0x61, 0x69, 0x6c, 0x65, 0x64)
+						o = msgp.AppendArrayHeader(o, uint32(len(z.Peers.Failed)))
+						for za0003 := range z.Peers.Failed {
+							o = msgp.AppendBytes(o, (z.Peers.Failed[za0003])[:])
+						}
+					}
+					if (zb0002Mask & 0x2) == 0 { // if not omitted
+						// string "alive"
+						o = append(o, 0xa5, 0x61, 0x6c, 0x69, 0x76, 0x65)
+						o = msgp.AppendInt32(o, z.Peers.Alive)
+					}
 				}
 			}
 		}
@@ -13559,6 +13617,65 @@ func (z *NodeBeat) UnmarshalMsg(bts []byte) (o []byte, err error) {
 					return
 				}
 			}
+		case "peers":
+			if msgp.IsNil(bts) {
+				bts, err = msgp.ReadNilBytes(bts)
+				if err != nil {
+					return
+				}
+				z.Peers = nil
+			} else {
+				if z.Peers == nil {
+					z.Peers = new(PeerView)
+				}
+				var zb0002 uint32
+				zb0002, bts, err = msgp.ReadMapHeaderBytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Peers")
+					return
+				}
+				for zb0002 > 0 {
+					zb0002--
+					field, bts, err = msgp.ReadMapKeyZC(bts)
+					if err != nil {
+						err = msgp.WrapError(err, "Peers")
+						return
+					}
+					switch msgp.UnsafeString(field) {
+					case "failed":
+						var zb0003 uint32
+						zb0003, bts, err = msgp.ReadArrayHeaderBytes(bts)
+						if err != nil {
+							err = msgp.WrapError(err, "Peers", "Failed")
+							return
+						}
+						if cap(z.Peers.Failed) >= int(zb0003) {
+							z.Peers.Failed = (z.Peers.Failed)[:zb0003]
+						} else {
+							z.Peers.Failed = make([]ID, zb0003)
+						}
+						for za0003 := range z.Peers.Failed {
+							bts, err = msgp.ReadExactBytes(bts, (z.Peers.Failed[za0003])[:])
+							if err != nil {
+								err = msgp.WrapError(err, "Peers", "Failed", za0003)
+								return
+							}
+						}
+					case "alive":
+						z.Peers.Alive, bts, err = msgp.ReadInt32Bytes(bts)
+						if err != nil {
+							err = msgp.WrapError(err, "Peers", "Alive")
+							return
+						}
+					default:
+						bts, err = msgp.Skip(bts)
+						if err != nil {
+							err = msgp.WrapError(err, "Peers")
+							return
+						}
+					}
+				}
+			}
 		default:
 			bts, err = msgp.Skip(bts)
 			if err != nil {
@@ -13578,6 +13695,12 @@ func (z *NodeBeat) Msgsize() (s int) {
 		s += msgp.NilSize
 	} else {
 		s += z.Stats.Msgsize()
+	}
+	s += 6
+	if z.Peers == nil {
+		s += msgp.NilSize
+	} else {
+		s += 1 + 7 + msgp.ArrayHeaderSize + (len(z.Peers.Failed) * (16 * (msgp.ByteSize))) + 6 + msgp.Int32Size
 	}
 	return
 }
@@ -14736,8 +14859,8 @@ func (z *NodeRegister) Msgsize() (s int) {
 func (z *NodeRegistered) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	// check for omitted fields
-	zb0001Len := uint32(4)
-	var zb0001Mask uint8 /* 4 bits */
+	zb0001Len := uint32(5)
+	var zb0001Mask uint8 /* 5 bits */
 	_ = zb0001Mask
 	if z.WriteMeta == (WriteMeta{}) {
 		zb0001Len--
@@ -14754,6 +14877,10 @@ func (z *NodeRegistered) MarshalMsg(b []byte) (o []byte, err error) {
 	if z.Servers == nil {
 		zb0001Len--
 		zb0001Mask |= 0x8
+	}
+	if z.Pool == nil {
+		zb0001Len--
+		zb0001Mask |= 0x10
 	}
 	// variable map header, size zb0001Len
 	o = append(o, 0x80|uint8(zb0001Len))
@@ -14808,6 +14935,45 @@ func (z *NodeRegistered) MarshalMsg(b []byte) (o []byte, err error) {
 			o = msgp.AppendArrayHeader(o, uint32(len(z.Servers)))
 			for za0001 := range z.Servers {
 				o = msgp.AppendString(o, z.Servers[za0001])
+			}
+		}
+		if (zb0001Mask & 0x10) == 0 { // if not omitted
+			// string "pool"
+			o = append(o, 0xa4, 0x70, 0x6f, 0x6f, 0x6c)
+			if z.Pool == nil {
+				o = msgp.AppendNil(o)
+			} else {
+				// check for omitted fields
+				zb0003Len := uint32(2)
+				var zb0003Mask uint8 /* 2 bits */
+				_ = zb0003Mask
+				if z.Pool.Key == nil {
+					zb0003Len--
+					zb0003Mask |= 0x1
+				}
+				if z.Pool.Members == nil {
+					zb0003Len--
+					zb0003Mask |= 0x2
+				}
+				// variable map header, size zb0003Len
+				o = append(o, 0x80|uint8(zb0003Len))
+
+				// skip if no fields are to be emitted
+				if zb0003Len != 0 {
+					if (zb0003Mask & 0x1) == 0 { // if not omitted
+						// string "key"
+						o = append(o, 0xa3, 0x6b, 0x65, 0x79)
+						o = msgp.AppendBytes(o, z.Pool.Key)
+					}
+					if (zb0003Mask & 0x2) == 0 { // if not omitted
+						// string "members"
+						o = append(o, 0xa7, 0x6d, 0x65, 0x6d, 0x62, 0x65, 0x72, 0x73)
+						o = msgp.AppendArrayHeader(o, uint32(len(z.Pool.Members)))
+						for za0002 := range z.Pool.Members {
+							o = msgp.AppendString(o, z.Pool.Members[za0002])
+						}
+					}
+				}
 			}
 		}
 	}
@@ -14906,6 +15072,65 @@ func (z *NodeRegistered) UnmarshalMsg(bts []byte) (o []byte, err error) {
 					return
 				}
 			}
+		case "pool":
+			if msgp.IsNil(bts) {
+				bts, err = msgp.ReadNilBytes(bts)
+				if err != nil {
+					return
+				}
+				z.Pool = nil
+			} else {
+				if z.Pool == nil {
+					z.Pool = new(PeerPool)
+				}
+				var zb0006 uint32
+				zb0006, bts, err = msgp.ReadMapHeaderBytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Pool")
+					return
+				}
+				for zb0006 > 0 {
+					zb0006--
+					field, bts, err = msgp.ReadMapKeyZC(bts)
+					if err != nil {
+						err = msgp.WrapError(err, "Pool")
+						return
+					}
+					switch msgp.UnsafeString(field) {
+					case "key":
+						z.Pool.Key, bts, err = msgp.ReadBytesBytes(bts, z.Pool.Key)
+						if err != nil {
+							err = msgp.WrapError(err, "Pool", "Key")
+							return
+						}
+					case "members":
+						var zb0007 uint32
+						zb0007, bts, err = msgp.ReadArrayHeaderBytes(bts)
+						if err != nil {
+							err = msgp.WrapError(err, "Pool", "Members")
+							return
+						}
+						if cap(z.Pool.Members) >= int(zb0007) {
+							z.Pool.Members = (z.Pool.Members)[:zb0007]
+						} else {
+							z.Pool.Members = make([]string, zb0007)
+						}
+						for za0002 := range z.Pool.Members {
+							z.Pool.Members[za0002], bts, err = msgp.ReadStringBytes(bts)
+							if err != nil {
+								err = msgp.WrapError(err, "Pool", "Members", za0002)
+								return
+							}
+						}
+					default:
+						bts, err = msgp.Skip(bts)
+						if err != nil {
+							err = msgp.WrapError(err, "Pool")
+							return
+						}
+					}
+				}
+			}
 		default:
 			bts, err = msgp.Skip(bts)
 			if err != nil {
@@ -14923,6 +15148,15 @@ func (z *NodeRegistered) Msgsize() (s int) {
 	s = 1 + 5 + 1 + 6 + msgp.Uint64Size + 9 + msgp.BoolSize + 11 + msgp.Uint64Size + 10 + msgp.Int64Size + 8 + msgp.ArrayHeaderSize
 	for za0001 := range z.Servers {
 		s += msgp.StringPrefixSize + len(z.Servers[za0001])
+	}
+	s += 5
+	if z.Pool == nil {
+		s += msgp.NilSize
+	} else {
+		s += 1 + 4 + msgp.BytesPrefixSize + len(z.Pool.Key) + 8 + msgp.ArrayHeaderSize
+		for za0002 := range z.Pool.Members {
+			s += msgp.StringPrefixSize + len(z.Pool.Members[za0002])
+		}
 	}
 	return
 }
@@ -17546,6 +17780,205 @@ func (z *ParseRequest) Msgsize() (s int) {
 	for za0001 := range z.Variables {
 		s += 1 + 2 + msgp.StringPrefixSize + len(z.Variables[za0001].K) + 2 + msgp.StringPrefixSize + len(z.Variables[za0001].V)
 	}
+	return
+}
+
+// MarshalMsg implements msgp.Marshaler
+func (z *PeerPool) MarshalMsg(b []byte) (o []byte, err error) {
+	o = msgp.Require(b, z.Msgsize())
+	// check for omitted fields
+	zb0001Len := uint32(2)
+	var zb0001Mask uint8 /* 2 bits */
+	_ = zb0001Mask
+	if z.Key == nil {
+		zb0001Len--
+		zb0001Mask |= 0x1
+	}
+	if z.Members == nil {
+		zb0001Len--
+		zb0001Mask |= 0x2
+	}
+	// variable map header, size zb0001Len
+	o = append(o, 0x80|uint8(zb0001Len))
+
+	// skip if no fields are to be emitted
+	if zb0001Len != 0 {
+		if (zb0001Mask & 0x1) == 0 { // if not omitted
+			// string "key"
+			o = append(o, 0xa3, 0x6b, 0x65, 0x79)
+			o = msgp.AppendBytes(o, z.Key)
+		}
+		if (zb0001Mask & 0x2) == 0 { // if not omitted
+			// string "members"
+			o = append(o, 0xa7, 0x6d, 0x65, 0x6d, 0x62, 0x65, 0x72, 0x73)
+			o = msgp.AppendArrayHeader(o, uint32(len(z.Members)))
+			for za0001 := range z.Members {
+				o = msgp.AppendString(o, z.Members[za0001])
+			}
+		}
+	}
+	return
+}
+
+// UnmarshalMsg implements msgp.Unmarshaler
+func (z *PeerPool) UnmarshalMsg(bts []byte) (o []byte, err error) {
+	var field []byte
+	_ = field
+	var zb0001 uint32
+	zb0001, bts, err = msgp.ReadMapHeaderBytes(bts)
+	if err != nil {
+		err = msgp.WrapError(err)
+		return
+	}
+	for zb0001 > 0 {
+		zb0001--
+		field, bts, err = msgp.ReadMapKeyZC(bts)
+		if err != nil {
+			err = msgp.WrapError(err)
+			return
+		}
+		switch msgp.UnsafeString(field) {
+		case "key":
+			z.Key, bts, err = msgp.ReadBytesBytes(bts, z.Key)
+			if err != nil {
+				err = msgp.WrapError(err, "Key")
+				return
+			}
+		case "members":
+			var zb0002 uint32
+			zb0002, bts, err = msgp.ReadArrayHeaderBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Members")
+				return
+			}
+			if cap(z.Members) >= int(zb0002) {
+				z.Members = (z.Members)[:zb0002]
+			} else {
+				z.Members = make([]string, zb0002)
+			}
+			for za0001 := range z.Members {
+				z.Members[za0001], bts, err = msgp.ReadStringBytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Members", za0001)
+					return
+				}
+			}
+		default:
+			bts, err = msgp.Skip(bts)
+			if err != nil {
+				err = msgp.WrapError(err)
+				return
+			}
+		}
+	}
+	o = bts
+	return
+}
+
+// Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
+func (z *PeerPool) Msgsize() (s int) {
+	s = 1 + 4 + msgp.BytesPrefixSize + len(z.Key) + 8 + msgp.ArrayHeaderSize
+	for za0001 := range z.Members {
+		s += msgp.StringPrefixSize + len(z.Members[za0001])
+	}
+	return
+}
+
+// MarshalMsg implements msgp.Marshaler
+func (z *PeerView) MarshalMsg(b []byte) (o []byte, err error) {
+	o = msgp.Require(b, z.Msgsize())
+	// check for omitted fields
+	zb0001Len := uint32(2)
+	var zb0001Mask uint8 /* 2 bits */
+	_ = zb0001Mask
+	if z.Failed == nil {
+		zb0001Len--
+		zb0001Mask |= 0x1
+	}
+	if z.Alive == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x2
+	}
+	// variable map header, size zb0001Len
+	o = append(o, 0x80|uint8(zb0001Len))
+
+	// skip if no fields are to be emitted
+	if zb0001Len != 0 {
+		if (zb0001Mask & 0x1) == 0 { // if not omitted
+			// string "failed"
+			o = append(o, 0xa6, 0x66, 0x61, 0x69, 0x6c, 0x65, 0x64)
+			o = msgp.AppendArrayHeader(o, uint32(len(z.Failed)))
+			for za0001 := range z.Failed {
+				o = msgp.AppendBytes(o, (z.Failed[za0001])[:])
+			}
+		}
+		if (zb0001Mask & 0x2) == 0 { // if not omitted
+			// string "alive"
+			o = append(o, 0xa5, 0x61, 0x6c, 0x69, 0x76, 0x65)
+			o = msgp.AppendInt32(o, z.Alive)
+		}
+	}
+	return
+}
+
+// UnmarshalMsg implements msgp.Unmarshaler
+func (z *PeerView) UnmarshalMsg(bts []byte) (o []byte, err error) {
+	var field []byte
+	_ = field
+	var zb0001 uint32
+	zb0001, bts, err = msgp.ReadMapHeaderBytes(bts)
+	if err != nil {
+		err = msgp.WrapError(err)
+		return
+	}
+	for zb0001 > 0 {
+		zb0001--
+		field, bts, err = msgp.ReadMapKeyZC(bts)
+		if err != nil {
+			err = msgp.WrapError(err)
+			return
+		}
+		switch msgp.UnsafeString(field) {
+		case "failed":
+			var zb0002 uint32
+			zb0002, bts, err = msgp.ReadArrayHeaderBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Failed")
+				return
+			}
+			if cap(z.Failed) >= int(zb0002) {
+				z.Failed = (z.Failed)[:zb0002]
+			} else {
+				z.Failed = make([]ID, zb0002)
+			}
+			for za0001 := range z.Failed {
+				bts, err = msgp.ReadExactBytes(bts, (z.Failed[za0001])[:])
+				if err != nil {
+					err = msgp.WrapError(err, "Failed", za0001)
+					return
+				}
+			}
+		case "alive":
+			z.Alive, bts, err = msgp.ReadInt32Bytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Alive")
+				return
+			}
+		default:
+			bts, err = msgp.Skip(bts)
+			if err != nil {
+				err = msgp.WrapError(err)
+				return
+			}
+		}
+	}
+	o = bts
+	return
+}
+
+// Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
+func (z *PeerView) Msgsize() (s int) {
+	s = 1 + 7 + msgp.ArrayHeaderSize + (len(z.Failed) * (16 * (msgp.ByteSize))) + 6 + msgp.Int32Size
 	return
 }
 

@@ -66,6 +66,8 @@ type Node struct {
 	// stand above those of the node's configuration; 0: none.
 	CPURatioSet    float64 `json:"cpu_ratio_set,omitempty" msg:"cpu_ratio_set,omitempty"`
 	MemoryRatioSet float64 `json:"memory_ratio_set,omitempty" msg:"memory_ratio_set,omitempty"`
+	// GossipAddress is host:port at which the node's peers reach it.
+	GossipAddress string `json:"gossip_address,omitempty" msg:"gossip_address,omitempty"`
 	// Guard is what the node says of its guard when it registers.
 	Guard GuardClass `json:"guard,omitempty" msg:"guard,omitempty"`
 	// Lost is the evidence, while the status is lost.
@@ -167,6 +169,22 @@ type NodeRegistered struct {
 	Generation uint64   `json:"generation" msg:"generation,omitempty"`
 	Heartbeat  Duration `json:"heartbeat" msg:"heartbeat,omitempty"` // how often to beat
 	Servers    []string `json:"servers" msg:"servers,omitempty"`     // RPC addresses of the region's servers
+	// Pool is how to enter the pool of the region's nodes.
+	Pool *PeerPool `json:"pool,omitempty" msg:"pool,omitempty"`
+}
+
+// PeerView is what a node's pool of peers shows. It is a hint, never evidence.
+type PeerView struct {
+	// Failed are the nodes that the pool has seen fail, in order.
+	Failed []ID `json:"failed,omitempty" msg:"failed,omitempty"`
+	// Alive is how many other nodes are members.
+	Alive int32 `json:"alive,omitempty" msg:"alive,omitempty"`
+}
+
+// PeerPool is how a node enters the pool of its region's nodes.
+type PeerPool struct {
+	Key     []byte   `json:"key" msg:"key,omitempty"`         // 32 bytes
+	Members []string `json:"members" msg:"members,omitempty"` // host:port of some
 }
 
 // NodeBeat is a heartbeat. It never enters Raft.
@@ -179,6 +197,8 @@ type NodeBeat struct {
 	Leaving bool `json:"leaving,omitempty" msg:"leaving,omitempty"`
 	// Stats of the machine, kept in the leader's memory.
 	Stats *NodeStats `json:"stats,omitempty" msg:"stats,omitempty"`
+	// Peers is set when it has changed, and now and then: a new leader knows none.
+	Peers *PeerView `json:"peers,omitempty" msg:"peers,omitempty"`
 }
 
 // NodeBeaten answers NodeBeat, after a quorum check begun after it arrived.

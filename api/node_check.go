@@ -27,6 +27,7 @@ func (r *NodeRegister) Validate() error {
 		c.add("node.address", "%s is not host:port", quote(n.Address))
 	}
 	c.ascii("node.http_address", n.HTTPAddress, 300)
+	c.ascii("node.gossip_address", n.GossipAddress, 300)
 	c.ascii("node.version", n.Version, 128)
 	c.labels("node.labels", n.Labels)
 	c.attributes("node.attributes", n.Attributes)

@@ -95,7 +95,7 @@ type simMount struct {
 	tear    bool
 	fail    bool
 	failed  bool
-	stuck   map[int]time.Time // writes that wait at the gate
+	stuck   map[int]time.Time // when writes that the watchdog looks after began
 }
 
 // mount mounts the disk. It says what is wrong with the vote on it, if it is one
@@ -163,13 +163,20 @@ func (m *simMount) arm(what *bool) {
 }
 
 // write makes a change that is on the disk when it returns nil.
-func (m *simMount) write(apply func(*diskData)) error {
+func (m *simMount) write(apply func(*diskData)) error { return m.sync(apply, true) }
+
+// sync is write; watched says whether it is one that the watchdog looks after: a
+// snapshot is not.
+func (m *simMount) sync(apply func(*diskData), watched bool) error {
 	d := m.disk
 	d.mu.Lock()
 	apply(&m.seen)
 	n := m.next
 	m.next++
-	m.pending[n], m.stuck[n] = apply, time.Now()
+	m.pending[n] = apply
+	if watched {
+		m.stuck[n] = time.Now()
+	}
 	gate, lies := m.gate, d.lies
 	d.mu.Unlock()
 
@@ -380,9 +387,9 @@ func (s *simSink) Cancel() error { return nil }
 func (s *simSink) Close() error {
 	snap := &simSnapshot{meta: s.meta, data: s.Bytes()}
 	snap.meta.Size = int64(len(snap.data))
-	return s.m.write(func(d *diskData) {
+	return s.m.sync(func(d *diskData) {
 		d.snaps = append([]*simSnapshot{snap}, d.snaps[:min(len(d.snaps), snapshotsKept-1)]...)
-	})
+	}, false)
 }
 
 func (m simSnaps) List() ([]*raft.SnapshotMeta, error) {

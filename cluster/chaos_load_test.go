@@ -218,9 +218,6 @@ func (cl *client) judge(o *op, err error) result {
 		return resultNothing
 	case api.CodeUnknown, api.CodeDeadline, api.CodeCanceled:
 		return resultUnknown
-	case api.CodeUnauthenticated:
-		// A server that has just started has not applied the token yet.
-		return resultNothing
 	}
 	cl.c.violation("%s of client %d: an error that nobody expects: %v", o.id, cl.n, err)
 	return resultUnknown

@@ -280,6 +280,18 @@ func (s *Server) ReadIndex(ctx context.Context) error {
 	return nil
 }
 
+// current reports whether this follower hears a leader and holds what that one
+// has told it to be committed. One that has just started holds nothing yet: that
+// something is not there then means nothing.
+func (s *Server) current() bool {
+	_, id := s.raft.LeaderWithID()
+	if id == "" || s.raft.State() != raft.Follower {
+		return false
+	}
+	commit := s.raft.CommitIndex()
+	return commit > 0 && s.raft.AppliedIndex() >= commit
+}
+
 // addressOf returns the newest RPC address of a server of this region.
 func (s *Server) addressOf(id api.ID) (string, bool) {
 	p, ok := s.gossip.regions.Server(id)

@@ -40,6 +40,7 @@ type contact struct {
 	address   string
 	seen      time.Duration // newest registration or beat
 	stats     *api.NodeStats
+	peers     *api.PeerView // newest that it told
 	leaving   bool
 }
 
@@ -124,6 +125,9 @@ func (t *leases) beat(b *api.NodeBeat, at time.Duration) bool {
 	c.leaving = c.leaving || b.Leaving
 	if b.Stats != nil {
 		c.stats = b.Stats
+	}
+	if b.Peers != nil {
+		c.peers = b.Peers
 	}
 	return true
 }

@@ -124,12 +124,11 @@ func (s *Server) checkLiveness(ctx context.Context) error {
 			continue
 		case s.leases.leaving(n.ID):
 			item.Status, item.Note = api.NodeLeft, "left; its guests run on"
-		case silent > suspectAfter:
+		case silent > doubtAfter && s.suspects(n, silent, &item):
 			silentNodes++
-			if n.Status == api.NodeSuspect {
+			if item.Status == "" {
 				continue
 			}
-			item.Status, item.Note = api.NodeSuspect, "no heartbeat for "+silent.Round(100*time.Millisecond).String()
 		case heard && n.Status != api.NodeReady && !item.SessionID.IsZero():
 			item.Status = api.NodeReady
 		default:

@@ -425,3 +425,21 @@ func TestAMoveOutlivesItsLeader(t *testing.T) {
 	must.Eq(t, 1, got.Attempts)
 	must.Eq(t, "n2", r.vm("web", "running").Node)
 }
+
+func TestADestinationLearnsWhatToTakeAway(t *testing.T) {
+	r, ns, _ := moving(t, 3, 1)
+	ns[0].upTo(api.MigrationProposed)
+	b := r.newNode("n2").ready() // follows no orders
+	mustCall[api.MigrationCreated](r, "Migration.Create", &api.MigrationCreate{VM: "web"})
+	r.move("web", api.MigrationProposed)
+	mustCall[api.MigrationCanceled](r, "Migration.Cancel", &api.MigrationCancel{Key: "web"})
+	st, cancel, err := b.orders(r.leader(), 0)
+	must.NoError(t, err)
+	defer cancel()
+	full := &api.OrderBatch{}
+	must.NoError(t, st.Recv(full))
+	must.Len(t, 1, full.Moves)
+	must.False(t, full.Moves[0].Migration.Phase.Open())
+	must.NotNil(t, full.Moves[0].VM, must.Sprint("its agent may have died: nothing else says which volumes it has made"))
+	must.Len(t, 1, full.Moves[0].VM.Volumes)
+}

@@ -174,7 +174,7 @@ func (s *Server) nodeRegister(ctx context.Context, req *api.NodeRegister) (*api.
 		*out = *v
 		out.Heartbeat = api.Duration(heartbeat)
 	}
-	out.Index, out.Servers = res.Index, s.serverAddrs()
+	out.Index, out.Servers, out.Pool = res.Index, s.serverAddrs(), s.peerPool(st, n.ID)
 	s.pokeNodes()
 	return out, nil
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/novacron/novacron/api"
 	"github.com/novacron/novacron/cluster/rpc"
+	"github.com/novacron/novacron/fsm"
 )
 
 func TestANodeIsReadyWhenItBeats(t *testing.T) {
@@ -268,4 +269,66 @@ func TestConnectionsToWhereNoNodeIsAnyMoreAreClosed(t *testing.T) {
 	n.status(api.NodeLeft)
 	mustCall[api.WriteMeta](r, "Node.Delete", &api.DeleteRequest{Key: "n1"})
 	eventually(t, "none is left", func() bool { return r.leader().pool.Len() == before })
+}
+
+// The word of its peers makes a node that has missed a beat suspect, and nothing
+// else: one that beats is believed itself.
+func TestPeersOnlyShortenTheWayToSuspect(t *testing.T) {
+	var now time.Duration
+	l := newLeases(func() time.Duration { return now })
+	l.begin()
+	node := func(id byte) (*api.Node, api.ID) {
+		return &api.Node{ID: api.ID{id}, GossipAddress: "x:7649"}, api.ID{0x50, id}
+	}
+	gone, _ := node(1)
+	for id := byte(1); id <= 4; id++ {
+		n, s := node(id)
+		l.register(n, s)
+	}
+	s := &Server{leases: l}
+	beat := func(id byte, v *api.PeerView) {
+		_, session := node(id)
+		l.beat(&api.NodeBeat{NodeID: api.ID{id}, SessionID: session, Peers: v}, now)
+	}
+	suspects := func() (bool, string) {
+		silent, _ := l.silent(gone.ID)
+		item := fsm.NodeStatusItem{}
+		ok := silent > doubtAfter && s.suspects(gone, silent, &item)
+		return ok, item.Note
+	}
+	sees, fails := &api.PeerView{Alive: 3}, &api.PeerView{Alive: 2, Failed: []api.ID{gone.ID}}
+	now = 3 * time.Second
+	for id := byte(2); id <= 4; id++ {
+		beat(id, fails)
+	}
+	ok, _ := suspects()
+	must.False(t, ok, must.Sprint("it has missed no beat"))
+	now = 4500 * time.Millisecond
+	ok, note := suspects()
+	must.True(t, ok)
+	must.Eq(t, "no heartbeat for 4.5s; nobody sees it", note)
+	beat(2, sees)
+	beat(3, sees)
+	ok, _ = suspects()
+	must.False(t, ok, must.Sprint("most of them still see it: it has its time"))
+	now = 6500 * time.Millisecond
+	beat(2, nil)
+	beat(3, nil)
+	beat(4, nil)
+	ok, note = suspects()
+	must.True(t, ok)
+	must.Eq(t, "no heartbeat for 6.5s; its peers still see it", note)
+	// Who is silent himself is no witness.
+	now = 20 * time.Second
+	ok, note = suspects()
+	must.True(t, ok)
+	must.Eq(t, "no heartbeat for 20s", note)
+	gone.Status, gone.StatusNote = api.NodeSuspect, "no heartbeat for 6.5s; its peers still see it"
+	beat(2, fails)
+	beat(3, fails)
+	_, note = suspects()
+	must.Eq(t, "no heartbeat for 20s; nobody sees it", note)
+	gone.StatusNote = note
+	_, note = suspects()
+	must.Eq(t, "", note, must.Sprint("the note changes with the verdict only"))
 }

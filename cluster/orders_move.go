@@ -58,7 +58,7 @@ func (s *Server) moveOrder(st *fsm.State, m *api.Migration, node api.ID) *api.Mo
 	if n := st.Node(peer); n != nil {
 		o.Peer = n.Address
 	}
-	if node == m.To && (m.Phase.Open() || m.Phase == api.MigrationCommitted) {
+	if node == m.To && m.Phase != api.MigrationDone { // also to take away what it has made of it
 		o.VM = s.movedOrder(st, m)
 	}
 	return o

@@ -36,7 +36,11 @@ func (s *Server) authenticate(ctx context.Context, secret string) (*acl.Identity
 	}
 	rec := s.fsm.State().Token(accessor)
 	if rec == nil && !s.IsLeader() {
-		rec = s.awaitToken(ctx, accessor)
+		current := s.current()
+		if rec = s.awaitToken(ctx, accessor); rec == nil && !current {
+			return nil, api.Errorf(api.CodeNoLeader, "this server has not caught up with its region: it cannot tell whether the token is good").
+				WithHint("ask another server, or try again in a few seconds")
+		}
 	}
 	switch {
 	case rec == nil || !keyring.HashSecret(secret).Equal(rec.Hash) || rec.Token.Type == api.TokenJoin:

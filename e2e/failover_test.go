@@ -41,12 +41,7 @@ func TestAHostThatIsCutOffEndsItsHAVMBeforeItRunsElsewhere(t *testing.T) {
 	must.NoError(t, h.Cut(ctx))
 	cut := guard.Boottime()
 	now, seen := restarted(t, ctx, old.VM.ID, h)
-	var proof guard.Proof
-	for _, p := range guardStatus(t, ctx, h).Proofs {
-		if p.VM == old.VM.ID {
-			proof = p
-		}
-	}
+	proof := proofOf(t, ctx, h, old.VM.ID)
 	must.True(t, proof.Killed)
 	t.Logf("cut at 0, dead on %s at %s, running on %s at %s: margin %s", old.Node, (proof.At - cut).Round(time.Millisecond),
 		now.Node, (seen - cut).Round(time.Millisecond), (seen - proof.At).Round(time.Millisecond))

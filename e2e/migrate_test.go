@@ -112,10 +112,11 @@ func TestAMoveThatIsCanceledLeavesTheGuestWhereItWas(t *testing.T) {
 	must.Eq(t, born, nonce(t, ctx, "stayer"))
 	must.Len(t, 1, pids(t, ctx, s.VM.ID))
 	leftovers(t, ctx, elsewhere(s.Node), s.VM.ID)
+	leftovers(t, ctx, elsewhere(s.Node), s.Volumes[0].ID)
 }
 
-// leftovers demands that nothing of a VM is on a client.
-func leftovers(t *testing.T, ctx context.Context, node string, vm api.ID) {
+// leftovers demands that nothing of a VM or a volume is on a client.
+func leftovers(t *testing.T, ctx context.Context, node string, id api.ID) {
 	t.Helper()
 	h := host(t, node)
 	must.NoError(t, lab.Until(ctx, func() error {
@@ -127,7 +128,7 @@ func leftovers(t *testing.T, ctx context.Context, node string, vm api.ID) {
 			return fmt.Errorf("left on %s: %s", node, out)
 		}
 		return filepath.WalkDir(h.Dir(), func(path string, _ fs.DirEntry, err error) error {
-			if err == nil && strings.Contains(filepath.Base(path), vm.String()) {
+			if err == nil && strings.Contains(filepath.Base(path), id.String()) {
 				return fmt.Errorf("left on %s: %s", node, path)
 			}
 			return nil

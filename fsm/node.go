@@ -34,6 +34,7 @@ func (c *NodeRegister) Validate() error {
 	k.line("region", n.Region)
 	k.line("address", n.Address)
 	k.line("http_address", n.HTTPAddress)
+	k.line("gossip_address", n.GossipAddress)
 	k.line("version", n.Version)
 	k.line("boot_id", n.BootID)
 	k.line("machine_id", n.MachineID)

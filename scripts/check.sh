@@ -10,7 +10,7 @@ say() { printf '%-12s %s\n' "$1" "$2"; }
 unformatted=$(gofmt -l $(git ls-files '*.go' | grep -v '_gen\.go$'))
 if [ -n "$unformatted" ]; then say format "FAILED: $unformatted"; fail=1; else say format ok; fi
 
-if go vet ./... && go vet -tags=hashicorpmetrics,e2e ./e2e/... && go vet -tags=hashicorpmetrics,mutant ./api/mutant ./fsm ./agent/client; then say vet ok; else say vet FAILED; fail=1; fi
+if go vet ./... && go vet -tags=hashicorpmetrics,e2e ./e2e/... && go vet -tags=hashicorpmetrics,faultpoints ./api/faultpoint && go vet -tags=hashicorpmetrics,mutant ./api/mutant ./fsm ./agent/client; then say vet ok; else say vet FAILED; fail=1; fi
 
 before=$(git ls-files '*_gen.go' | xargs sha256sum)
 go generate ./...

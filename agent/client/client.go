@@ -55,6 +55,7 @@ type Client struct {
 	networks   networkState
 	driver     driverState
 	links      linkMeter
+	peers      peerNews
 	health     healthState
 	guard      guardState
 }

@@ -56,6 +56,8 @@ type Config struct {
 	// Guard connects to the guard of this machine, or starts one. Without it the node
 	// has no guard, and runs no VM with ha = restart.
 	Guard func(ctx context.Context) (Guard, error)
+	// Peers is the pool that the region's nodes form among themselves. Optional.
+	Peers Peers
 	// Logger; default slog.Default.
 	Logger *slog.Logger
 

@@ -165,8 +165,12 @@ func (c *Client) lookAtGuard(g Guard) error {
 	if other {
 		poke(c.refresh)
 	}
+	held := make(map[api.ID]*guard.Armed, len(st.Armed))
+	for i := range st.Armed {
+		held[st.Armed[i].VM] = &st.Armed[i]
+	}
 	for _, v := range vms {
-		v.guardSays(st, seqs[v])
+		v.guardSays(held[v.id], seqs[v])
 	}
 	if fresh {
 		c.broadcast(event{kind: evTick})
@@ -183,14 +187,9 @@ func askGuard(ctx context.Context, g Guard) (*guard.Status, error) {
 	return g.Status(ctx)
 }
 
-// guardSays tells the machine what the guard holds of the VM, if it is news.
-func (v *vm) guardSays(st *guard.Status, seq uint64) {
-	var at *guard.Armed
-	for i := range st.Armed {
-		if st.Armed[i].VM == v.id {
-			at = &st.Armed[i]
-		}
-	}
+// guardSays tells the machine what the guard holds of the VM, nil for nothing, if
+// it is news.
+func (v *vm) guardSays(at *guard.Armed, seq uint64) {
 	v.mu.Lock()
 	known, alive, proc := v.m.hold, v.m.Alive, v.proc
 	v.mu.Unlock()

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -415,7 +416,9 @@ func (v *vm) cleanMove(o *api.MoveOrder, m machine) error {
 	switch {
 	case m.foreign():
 		if m.Move.Made {
-			err = errors.Join(err, v.eachVolume(g, o, func(ctx context.Context, p storage.Pool, vol *api.Volume) error { return p.Delete(ctx, vol) }))
+			err = errors.Join(err, v.eachVolume(g, o, func(ctx context.Context, p storage.Pool, vol *api.Volume) error {
+				return cmp.Or(p.Delete(ctx, vol), v.c.unpin(vol.ID))
+			}))
 		}
 		err = errors.Join(err, v.c.cleanup(v.id))
 	case !m.Move.In && (m.Move.Phase == api.MigrationCommitted || m.Move.Phase == api.MigrationDone):

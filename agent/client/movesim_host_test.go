@@ -41,6 +41,7 @@ type simNode struct {
 	batches  []*api.OrderBatch
 	orders   int // rises with each stream: batches of an earlier one are not delivered
 	order    *api.MoveOrder
+	later    func() // delivers the orders of the last batch
 	lastVM   api.VMReport
 	lastMove api.MoveReport
 	wakeAt   api.Time

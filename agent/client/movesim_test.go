@@ -129,11 +129,13 @@ func (w *moveWorld) owner() (api.ID, api.Epoch) {
 	return api.ID{}, 0
 }
 
-// deliver is what Client.apply does with a batch.
+// deliver is what Client.apply does with a batch. Between a batch's moves and its
+// orders a VM may get as far as one likes, since each is an event of its own.
 func (n *simNode) deliver(b *api.OrderBatch) {
 	if older(b.Generation, b.Index, 1, n.seen) {
 		return // of a server that lags behind
 	}
+	n.rest()
 	n.seen = b.Index
 	if len(b.Orders)+len(b.Moves) > 0 {
 		n.kept = b.Index
@@ -149,11 +151,30 @@ func (n *simNode) deliver(b *api.OrderBatch) {
 		n.order = o
 		n.step(event{kind: evMove, move: moveOrderOf(g, n.id)})
 	}
-	for _, o := range b.Orders {
-		n.step(event{kind: evOrder, order: o, generation: 1})
+	life := n.life
+	n.later = func() {
+		if n.life != life {
+			return // the agent has died in between
+		}
+		for _, o := range b.Orders {
+			n.step(event{kind: evOrder, order: o, generation: 1})
+		}
+		if held {
+			n.step(event{kind: evTick})
+		}
 	}
-	if held {
-		n.step(event{kind: evTick})
+	if len(b.Moves) > 0 && n.w.chance(20) {
+		n.w.at(api.Time(n.w.rng.Int64N(int64(10*time.Second))), n.rest)
+		return
+	}
+	n.rest()
+}
+
+// rest delivers what is left of the last batch.
+func (n *simNode) rest() {
+	if f := n.later; f != nil {
+		n.later = nil
+		f()
 	}
 }
 

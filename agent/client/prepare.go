@@ -211,7 +211,11 @@ func (c *Client) createVolume(ctx context.Context, p storage.Pool, v *api.Volume
 	if err != nil {
 		return storage.Handle{}, err
 	}
-	return p.Create(ctx, v, &storage.Source{Path: i.Path, Format: i.Format, VirtualSize: i.VirtualSize})
+	h, err := p.Create(ctx, v, &storage.Source{Path: i.Path, Format: i.Format, VirtualSize: i.VirtualSize})
+	if err == nil && h.Shared { // whole in itself, and another node may delete it
+		err = c.cfg.Images.Unpin(i.SHA256, v.ID)
+	}
+	return h, err
 }
 
 func (c *Client) volumeImage(v *api.Volume, images []*api.Image) (image.Info, error) {

@@ -172,6 +172,7 @@ func (c *Client) register(ctx context.Context, n *api.Node) error {
 	}
 	c.servers.learn(resp.Servers)
 	c.registeredIn(term, resp)
+	c.joinPeers(resp.Pool)
 	now := c.cfg.Boottime()
 	c.health.set(func(h *healthState) {
 		h.registered, h.known, h.lastAck = true, true, now
@@ -255,12 +256,13 @@ func (c *Client) beat(ctx context.Context) error {
 	sent := c.cfg.Boottime()
 	req := &api.NodeBeat{
 		NodeID: c.cfg.Node.ID, SessionID: c.session, BootID: c.env().boot, Seq: c.reports.nextSeq(), Stats: stats,
-		Leaving: c.leaving.Load(),
+		Leaving: c.leaving.Load(), Peers: c.peers.news(c.cfg.Peers),
 	}
 	resp := &api.NodeBeaten{}
 	if err := c.servers.call(ctx, period, "Node.Beat", req, resp); err != nil {
 		return err
 	}
+	c.peers.told(req.Peers)
 	c.servers.learn(resp.Servers)
 	doubted := c.doubts()
 	c.health.set(func(h *healthState) { h.lastAck, h.heartbeat = sent, heartbeat(resp.Heartbeat) })

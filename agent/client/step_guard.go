@@ -47,7 +47,7 @@ func (m *machine) held() bool {
 
 // saysArmed is the word on which the servers may rely when this host falls silent.
 func (m *machine) saysArmed() bool {
-	return m.held() && m.RunEpoch >= m.Epoch && !m.hold.giving && !m.foreign()
+	return m.held() && m.busy != opDisarm && m.RunEpoch >= m.Epoch && !m.hold.giving && !m.foreign()
 }
 
 // settleHold follows what is known of the guard after an event. Told is journaled

@@ -229,6 +229,20 @@ func TestADisarmThatIsNoLongerWanted(t *testing.T) {
 	must.Eq(t, opNone, s.m.busy, must.Sprint("it never was disarmed"))
 }
 
+func TestNothingIsSaidToBeArmedWhileItIsTakenBack(t *testing.T) {
+	s := armedScript(t)
+	s.e.disarm = true
+	s.pass(0)
+	must.Eq(t, opDisarm, s.do(event{kind: evUnarmed, epoch: 1}))
+	s.e.disarm = false // too late
+	s.pass(0)
+	must.False(t, s.m.report().Armed)
+	must.False(t, s.m.Told)
+	must.Eq(t, opArm, s.done(resOK))
+	s.done(resOK)
+	must.True(t, s.m.report().Armed)
+}
+
 // The servers believe it armed at its epoch: it must not run otherwise.
 func TestAVMThatTheServersThinkArmedDoesNotRunUnarmed(t *testing.T) {
 	s := armedScript(t)

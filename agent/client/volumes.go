@@ -3,10 +3,12 @@ package client
 import (
 	"errors"
 	"io/fs"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/novacron/novacron/agent/image"
+	"github.com/novacron/novacron/agent/storage"
 	"github.com/novacron/novacron/api"
 )
 
@@ -184,7 +186,7 @@ const purgeEvery = time.Hour
 func (c *Client) purge() {
 	for {
 		for name, p := range c.cfg.Pools {
-			if err := p.Purge(c.ctx, time.Now()); err != nil && c.ctx.Err() == nil {
+			if err := c.purgePool(p); err != nil && c.ctx.Err() == nil {
 				c.log.Warn("what was set aside could not be removed", "pool", name, "error", err)
 			}
 		}
@@ -192,6 +194,25 @@ func (c *Client) purge() {
 			return
 		}
 	}
+}
+
+// purgePool removes what was set aside in a pool, and lets go of the images that
+// it was made of. A volume may have come back meanwhile.
+func (c *Client) purgePool(p storage.Pool) error {
+	gone, err := p.Purge(c.ctx, time.Now())
+	if len(gone) == 0 {
+		return err
+	}
+	here, e := p.List(c.ctx)
+	if e != nil {
+		return errors.Join(err, e)
+	}
+	for _, id := range gone {
+		if !slices.Contains(here, id) {
+			err = errors.Join(err, c.unpin(id))
+		}
+	}
+	return err
 }
 
 // stopVolumes ends the timers.

@@ -44,7 +44,8 @@ type Move struct {
 	// epoch. What the guest sees must be the same on both ends.
 	Machine *Machine
 	// Copy names the disks of Machine that are copied; they exist at the
-	// destination, with the same virtual size.
+	// destination, with the same virtual size. Of a disk with a base image at both
+	// ends, which must hold the same, only what lies above it is copied.
 	Copy []string
 	// SerialLog is the file that keeps what the serial console shows at the
 	// destination; empty: the same path as here.

@@ -3,9 +3,12 @@ package migrate
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"net"
+	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -63,7 +66,7 @@ func New(c Config) (*Host, error) {
 	if c.Dir == "" {
 		c.Dir = DefaultDir
 	}
-	if err := checkFolder(c.Dir); err != nil {
+	if err := errors.Join(checkFolder(c.Dir), sweep(c.Dir)); err != nil {
 		return nil, err
 	}
 	if c.Keepalive == 0 {
@@ -83,6 +86,22 @@ func New(c Config) (*Host, error) {
 		cfg: c, log: c.Logger, codec: code, silence: keepalives * c.Keepalive,
 		in: map[api.ID]*Incoming{}, out: map[api.ID]*Outgoing{},
 	}, nil
+}
+
+// sweep removes the folders of migrations whose agent has died: their tunnels
+// went with it.
+func sweep(dir string) error {
+	list, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	var errs []error
+	for _, d := range list {
+		if _, err := api.ParseID(d.Name()); err == nil {
+			errs = append(errs, os.RemoveAll(filepath.Join(dir, d.Name())))
+		}
+	}
+	return errors.Join(append(errs, err)...)
 }
 
 // Refused is how many tunnels were refused: of migrations, nodes or tokens that

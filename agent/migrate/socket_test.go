@@ -35,3 +35,19 @@ func TestOnlyTheGuestsUserMayListen(t *testing.T) {
 	_, err = h.connectGuest(t.Context(), in.Memory())
 	must.Eq(t, api.CodeHypervisor, api.CodeOf(err))
 }
+
+func TestWhatAnAgentThatDiedHasLeftIsRemoved(t *testing.T) {
+	dir, err := os.MkdirTemp("", "nova")
+	must.NoError(t, err)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	stale, other := filepath.Join(dir, api.NewID().String()), filepath.Join(dir, "other")
+	for _, d := range []string{stale, other} {
+		must.NoError(t, os.Mkdir(d, 0o700))
+		must.NoError(t, os.WriteFile(filepath.Join(d, "control.sock"), nil, 0o600))
+	}
+	h, err := New(Config{Dir: dir})
+	must.NoError(t, err)
+	must.NoError(t, h.Close())
+	must.DirNotExists(t, stale)
+	must.DirExists(t, other)
+}

@@ -45,8 +45,9 @@ type Pool interface {
 	// opened, and is removed some time after until. One that is not there is no
 	// error.
 	Quarantine(ctx context.Context, v *api.Volume, until time.Time) error
-	// Purge removes what was set aside and whose time is over.
-	Purge(ctx context.Context, now time.Time) error
+	// Purge removes what was set aside and whose time is over, and tells which
+	// volumes that were, also with an error.
+	Purge(ctx context.Context, now time.Time) ([]api.ID, error)
 	// Export reads a volume that nobody has open, as Import takes it.
 	Export(ctx context.Context, v *api.Volume) (io.ReadCloser, error)
 	// Import makes a volume of what Export gave on another node. src is the image

@@ -25,19 +25,20 @@ type Census struct {
 
 // volatile are names that come and go without meaning: numbers of processes,
 // files that databases and logs make, interfaces' changing names.
-var volatile = regexp.MustCompile(`\.tmp$|/raft/snapshots/|\.log(\.\d+)?$|-journal$|/audit|\.pid$|/faultpoints/|\.save$|/seed/.*\.iso$`)
+var volatile = regexp.MustCompile(`\.tmp$|/raft/snapshots/|\.log(\.\d+)?$|-journal$|/audit|\.pid$|/faultpoints/|\.save$|/seed/.*\.iso$|/qmp-\w{6}(/|$)`)
 
-// commands are what is asked of each host; every line that they print is a thing.
-var commands = [][]string{
-	{"domain", "virsh", "-q", "-c", "qemu:///system", "list", "--all", "--name"},
-	{"interface", "sh", "-c", "ip -o link | awk -F': ' '{print $2}' | sed 's/@.*//'"},
-	{"iptables", "sh", "-c", "iptables-save | grep -v '^#' | sed 's/\\[[0-9:]*\\]//'"},
-	{"mount", "sh", "-c", "awk '{print $2, $3}' /proc/self/mounts"},
-	{"loop", "losetup", "-n", "-l", "-O", "NAME,BACK-FILE"},
-	{"listens", "sh", "-c", "ss -Hlntu | awk '{print $1, $5}'"},
-	{"socket", "sh", "-c", "find /run/novacron /run/libvirt -type s -o -type p 2>/dev/null | grep -v '/virtlogd\\|libvirt-admin' || true"},
-	{"cgroup", "sh", "-c", "find /sys/fs/cgroup -maxdepth 4 -type d -name '*nova*' 2>/dev/null || true"},
-}
+// asked is what each host is asked; every line that it prints is a thing.
+const asked = `set -e
+say() { sed "s/^/$1 /"; }
+virsh -q -c qemu:///system list --all --name | grep . | say domain || true
+ip -o link | awk -F': ' '{print $2}' | sed 's/@.*//' | say interface
+iptables-save | grep '^-A\|^:.* - ' | sed 's/\[[0-9:]*\]//' | say iptables || true
+awk '$2 !~ "^/run/netns/" {print $2, $3}' /proc/self/mounts | say mount
+losetup -n -l -O NAME,BACK-FILE | say loop
+ss -Hlntu | awk '{print $1, $5}' | say listens
+find /run/novacron /run/libvirt \( -type s -o -type p \) 2>/dev/null | grep -v 'virtlogd\|libvirt-admin' | say socket || true
+find /sys/fs/cgroup -maxdepth 4 -type d -name '*nova*' 2>/dev/null | say cgroup || true
+`
 
 // folders are those whose files are counted, below a host's folder.
 var folders = []string{"var/lib/novacron", "var/lib/libvirt/qemu", "etc/libvirt/qemu"}
@@ -46,15 +47,13 @@ var folders = []string{"var/lib/novacron", "var/lib/libvirt/qemu", "etc/libvirt/
 func (b *Bed) take(ctx context.Context) (*Census, error) {
 	c := &Census{map[string]bool{}, map[string]int{}}
 	for _, h := range b.Clients {
-		for _, cmd := range commands {
-			out, err := h.Run(ctx, cmd[1:]...)
-			if err != nil {
-				return nil, err
-			}
-			for line := range strings.SplitSeq(out, "\n") {
-				if line = strings.TrimSpace(line); line != "" {
-					c.Things[h.Name+" "+cmd[0]+" "+line] = true
-				}
+		out, err := h.Run(ctx, "sh", "-c", asked)
+		if err != nil {
+			return nil, err
+		}
+		for line := range strings.SplitSeq(out, "\n") {
+			if line = strings.TrimSpace(line); line != "" {
+				c.Things[h.Name+" "+line] = true
 			}
 		}
 		for _, dir := range folders {
@@ -154,7 +153,23 @@ func (b *Bed) goroutines(ctx context.Context, h *lab.Host) (int, error) {
 }
 
 // expected is what a run leaves behind on purpose: disks that are kept for a while.
-var expected = regexp.MustCompile(`/(pools?/[^/]+|pool)/\.?(quarantine|superseded)|\.quarantine|\.superseded`)
+var expected = regexp.MustCompile(`/\.aside-\d+-`)
+
+var pin = regexp.MustCompile(`^(\S+) file /var/lib/novacron/images/pins/[0-9a-f]+/([0-9a-f-]{36})$`)
+
+// pinnedAside: the image is kept for a disk that was set aside.
+func (c *Census) pinnedAside(thing string) bool {
+	m := pin.FindStringSubmatch(thing)
+	if m == nil {
+		return false
+	}
+	for t := range c.Things {
+		if strings.HasPrefix(t, m[1]+" ") && expected.MatchString(t) && strings.Contains(t, m[2]) {
+			return true
+		}
+	}
+	return false
+}
 
 // Diff is what came and went between two censuses. Kept is what was expected to
 // come. A count may have risen by a tenth and some.
@@ -162,7 +177,7 @@ func Diff(before, after *Census) (diff, kept []string) {
 	for t := range after.Things {
 		switch {
 		case before.Things[t]:
-		case expected.MatchString(t):
+		case expected.MatchString(t), after.pinnedAside(t):
 			kept = append(kept, t)
 		default:
 			diff = append(diff, "+ "+t)
@@ -186,19 +201,14 @@ func Diff(before, after *Census) (diff, kept []string) {
 // compare waits until the census is as before, and says what differs when it does
 // not come to that.
 func (b *Bed) compare(ctx context.Context, before *Census) (diff, kept []string, err error) {
-	wait := until(ctx, 30*time.Second, func(ctx context.Context) error {
-		var now *Census
-		if now, err = b.take(ctx); err != nil {
-			return err
+	for end := time.Now().Add(30 * time.Second); ; rest(ctx, time.Second) {
+		now, err := b.take(ctx)
+		if err != nil {
+			return nil, nil, err
 		}
 		diff, kept = Diff(before, now)
-		if len(diff) > 0 {
-			return fmt.Errorf("%d things differ", len(diff))
+		if len(diff) == 0 || time.Now().After(end) || ctx.Err() != nil {
+			return diff, kept, nil
 		}
-		return nil
-	})
-	if err != nil && wait != nil {
-		return nil, nil, wait
 	}
-	return diff, kept, nil
 }

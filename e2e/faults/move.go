@@ -1,6 +1,7 @@
 package faults
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -41,13 +42,17 @@ type Cell struct {
 	Pool  string
 	Mode  api.MigrationMode
 	From  string // name of the client that the guest is on at first
+	HA    string // policy; empty: keep
 }
 
-// AllCells are the cut points times the parties.
+// AllCells are the cut points times the parties, without those processes that are
+// not there at the point.
 func AllCells() (out []Cell) {
 	for _, p := range points {
 		for _, q := range parties {
-			out = append(out, Cell{Point: p.Number, Party: q.Name})
+			if q.from <= p.Number && (q.to == 0 || p.Number <= q.to) {
+				out = append(out, Cell{Point: p.Number, Party: q.Name})
+			}
 		}
 	}
 	return out
@@ -136,7 +141,7 @@ func (b *Bed) run(ctx context.Context, c Cell, r *Result, act func(ctx context.C
 		r.Void = fmt.Sprintf("census: %v", err)
 		return
 	}
-	m.g, err = b.start(ctx, m.from, c.Pool, api.HAKeep)
+	m.g, err = b.start(ctx, m.from, c.Pool, cmp.Or(c.HA, api.HAKeep))
 	if err != nil {
 		r.Void = fmt.Sprintf("the guest did not start: %v", err)
 		if m.g != nil {
@@ -211,13 +216,16 @@ func (m *move) check(g *api.Migration) {
 		m.note("%d epochs were not seen", unknown)
 	}
 	over := truth.Handovers(runs)
-	bad, least, any := truth.Margins(over, 0)
+	bad, least, any := truth.Margins(over, time.Duration(m.r.Least*float64(time.Second)))
 	m.r.Violations = append(m.r.Violations, bad...)
 	if any {
 		m.r.Margin = least.Seconds()
 	}
 	for _, h := range over {
 		m.r.Downtime = max(m.r.Downtime, h.Downtime.Seconds())
+	}
+	if m.r.Least > 0 {
+		return // the VM changes hosts without a migration
 	}
 	var commits []truth.Commit
 	if g.CommitTime != 0 {

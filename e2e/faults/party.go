@@ -20,26 +20,28 @@ type party struct {
 	hit func(ctx context.Context, m *move) (heal func(ctx context.Context) error, err error)
 	// kills: the guest's own process may be what was hit, so it may start anew.
 	kills bool
+	// from and to are the points at which it is there; 0 is no limit.
+	from, to int
 }
 
 // parties are all of a migration.
 var parties = []party{
-	{"source agent", killAgent(source), false},
-	{"source libvirtd", killLibvirt(source), false},
-	{"source QEMU", killGuest(source), true},
-	{"destination agent", killAgent(destination), false},
-	{"destination libvirtd", killLibvirt(destination), false},
-	{"destination QEMU", killGuest(destination), true},
-	{"leader", killLeader, false},
+	{"source agent", killAgent(source), false, 0, 0},
+	{"source libvirtd", killLibvirt(source), false, 0, 0},
+	{"source QEMU", killGuest(source), true, 0, 10},
+	{"destination agent", killAgent(destination), false, 0, 0},
+	{"destination libvirtd", killLibvirt(destination), false, 0, 0},
+	{"destination QEMU", killGuest(destination), true, 5, 0},
+	{"leader", killLeader, false, 0, 0},
 	{"cut source-destination", func(ctx context.Context, m *move) (func(context.Context) error, error) {
 		return cut(ctx, m.from, m.to)
-	}, false},
+	}, false, 0, 0},
 	{"cut source-servers", func(ctx context.Context, m *move) (func(context.Context) error, error) {
 		return cut(ctx, m.from, m.b.Servers...)
-	}, false},
+	}, false, 0, 0},
 	{"cut destination-servers", func(ctx context.Context, m *move) (func(context.Context) error, error) {
 		return cut(ctx, m.to, m.b.Servers...)
-	}, false},
+	}, false, 0, 0},
 }
 
 func killAgent(at func(*move) *lab.Host) func(context.Context, *move) (func(context.Context) error, error) {

@@ -37,6 +37,10 @@ type Result struct {
 	Downtime float64 `json:"downtime_s,omitempty"`
 	Margin   float64 `json:"margin_s,omitempty"`
 	Duration float64 `json:"duration_s"`
+	// Least is the margin that is demanded; Restart is from the loss of the host to
+	// running elsewhere.
+	Least   float64 `json:"least_margin_s,omitempty"`
+	Restart float64 `json:"restart_s,omitempty"`
 	// Disk is what the guest's disk said at the end.
 	Disk string `json:"disk,omitempty"`
 	// Expected is what the run left behind on purpose.
@@ -102,14 +106,14 @@ func (r *Report) Write(dir string) error {
 func (r *Report) markdown() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# Faults, seed %d\n\n%d runs: %d held, %d violated, %d void.\n\n", r.Seed, r.Runs, r.Held, r.Violated, r.Void)
-	b.WriteString("| # | run | pool | from | verdict | ended | runs on | anew | downtime | margin | took | seed |\n|--|--|--|--|--|--|--|--|--|--|--|--|\n")
+	b.WriteString("| # | run | pool | from | verdict | ended | runs on | anew | downtime | margin | restart | took | seed |\n|--|--|--|--|--|--|--|--|--|--|--|--|--|\n")
 	for _, x := range r.Results {
 		anew := ""
 		if x.Restarted {
 			anew = "yes"
 		}
-		fmt.Fprintf(&b, "| %d | %s | %s | %s | %s | %s | %s | %s | %s | %s | %.0f s | %d |\n", x.N, x.title(), x.Pool, x.From, x.verdict(), x.Outcome, x.RunsOn, anew,
-			seconds(x.Downtime), seconds(x.Margin), x.Duration, x.Seed)
+		fmt.Fprintf(&b, "| %d | %s | %s | %s | %s | %s | %s | %s | %s | %s | %s | %.0f s | %d |\n", x.N, x.title(), x.Pool, x.From, x.verdict(), x.Outcome, x.RunsOn, anew,
+			seconds(x.Downtime), seconds(x.Margin), seconds(x.Restart), x.Duration, x.Seed)
 	}
 	for _, x := range r.Results {
 		if len(x.Violations) == 0 && x.Void == "" {

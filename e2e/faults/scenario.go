@@ -11,11 +11,14 @@ import (
 
 // scenarios are the runs that are not a cell of cut points and parties.
 var scenarios = map[string]func(b *Bed, ctx context.Context, c Cell, random *rand.Rand, r *Result){
-	"none":          undisturbed,
-	"link-cut":      linkCut,
-	"cancel":        cancelUnderLoad,
-	"agent-loop":    agentLoop,
-	"libvirtd-kill": libvirtdKill,
+	"none":            undisturbed,
+	"host-partition":  hostPartition,
+	"host-power-loss": hostPowerLoss,
+	"host-freeze":     hostFreeze,
+	"link-cut":        linkCut,
+	"cancel":          cancelUnderLoad,
+	"agent-loop":      agentLoop,
+	"libvirtd-kill":   libvirtdKill,
 }
 
 // undisturbed is a migration under which nothing is broken: it has to be done.

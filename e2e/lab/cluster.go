@@ -19,8 +19,9 @@ type Cluster struct {
 	Token, CA string
 }
 
-// Standard describes 3 servers and 2 clients. The second client keeps Debian's
-// settings for QEMU's user, since that is what real hosts have.
+// Standard describes 3 servers and 2 clients. The clients keep Debian's settings
+// for QEMU's user, since that is what real hosts have, and since who shares a pool
+// has to agree on it.
 func Standard(name, subnet, dir, binary string) *Cluster {
 	c := &Cluster{Lab: New(name, subnet, dir, binary)}
 	for i := range 3 {
@@ -29,7 +30,9 @@ func Standard(name, subnet, dir, binary string) *Cluster {
 	for i := range 2 {
 		c.Clients = append(c.Clients, c.Add(fmt.Sprintf("c%d", i+1), 21+i, true))
 	}
-	c.Clients[1].DebianQEMU = true
+	for _, h := range c.Clients {
+		h.DebianQEMU = true
+	}
 	return c
 }
 

@@ -8,12 +8,15 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/user"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/novacron/novacron/api"
 )
@@ -56,6 +59,7 @@ mkdir -p /run/libvirt /run/lock
 mount --bind "$D/machine-id" /etc/machine-id
 mount --bind "$D/hosts" /etc/hosts
 mount --bind "$D/boot_id" /proc/sys/kernel/random/boot_id
+if [ -e "$D/kvm" ]; then mount --bind "$D/kvm" /dev/kvm; fi
 hostname "$2"
 ip link set lo up
 echo ready > "$D/ready"
@@ -99,6 +103,9 @@ func (h *Host) PowerOn(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := ownKVM(filepath.Join(d, "kvm")); err != nil {
+		return err
+	}
 	os.Remove(filepath.Join(d, "ready"))
 	if err := h.connect(ctx); err != nil {
 		return err
@@ -137,6 +144,30 @@ func (h *Host) shared() string {
 		return ""
 	}
 	return filepath.Join(h.lab.Dir, "shared")
+}
+
+// ownKVM gives the host a /dev/kvm that belongs to the group kvm, as Debian's udev
+// makes it. Where it belongs to root alone libvirt finds KVM when it probes QEMU,
+// then that its guests may not use it, and probes again at each call: a start
+// takes many seconds.
+func ownKVM(path string) error {
+	var st unix.Stat_t
+	err := unix.Stat("/dev/kvm", &st)
+	group, lerr := user.LookupGroup("kvm")
+	if err != nil || lerr != nil { // no KVM, or no QEMU
+		return nil
+	}
+	gid, err := strconv.Atoi(group.Gid)
+	if err != nil {
+		return err
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if err := unix.Mknod(path, unix.S_IFCHR|0o660, int(st.Rdev)); err != nil {
+		return fmt.Errorf("mknod %s: %w", path, err)
+	}
+	return errors.Join(os.Chown(path, 0, gid), os.Chmod(path, 0o660))
 }
 
 // connect makes the network namespace and plugs it into the bridge.

@@ -45,10 +45,16 @@ func (r *Recorder) follow(ctx context.Context, h *lab.Host) {
 		if err == nil {
 			out, err := cmd.StdoutPipe()
 			if err == nil && cmd.Start() == nil {
+				// Killing nsenter does not end its child.
+				end := context.AfterFunc(ctx, func() {
+					out.Close()
+					_ = h.Kill(context.WithoutCancel(ctx), "KILL", "virsh")
+				})
 				for lines := bufio.NewScanner(out); lines.Scan(); {
 					r.event(ctx, h, lines.Text())
 				}
 				_ = cmd.Wait()
+				end()
 			}
 		}
 		rest(ctx, 2*every)

@@ -23,6 +23,7 @@ type process struct {
 	pid            int
 	state          State
 	epoch          uint64
+	frozen         bool // it ran when its host was frozen
 }
 
 // Recorder writes a truth.log. It ends with Close.
@@ -102,6 +103,24 @@ func (r *Recorder) Await(ctx context.Context, from int64, fits func(Record) bool
 		case <-changed:
 		case <-ctx.Done():
 			return Record{}, ctx.Err()
+		}
+	}
+}
+
+// Frozen records that all of a host stands still from now on, or goes on.
+func (r *Recorder) Frozen(h *lab.Host, frozen bool) {
+	at := Now()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, p := range r.processes {
+		switch {
+		case p.host != h.Name:
+		case frozen && p.state == Run:
+			p.frozen = true
+			r.add(p, at, Pause)
+		case !frozen && p.frozen:
+			p.frozen = false
+			r.add(p, at, Run)
 		}
 	}
 }

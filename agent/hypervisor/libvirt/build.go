@@ -131,6 +131,9 @@ func (h *host) disks(d *xmlDomain, m *hypervisor.Machine) {
 		}
 		if disk.Shared {
 			x.Driver.Cache = "none"
+			// After a move the source's libvirtd would take the disk away from the
+			// guest's user, unless it knows the file system to be a shared one.
+			x.Source.Label = &xmlSecLabel{Model: "dac", Relabel: "no"}
 		}
 		if disk.ReadOnly {
 			x.ReadOnly = &struct{}{}

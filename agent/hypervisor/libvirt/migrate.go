@@ -171,6 +171,7 @@ func (p *plan) fill(h *host, live *liveDomain, m *hypervisor.Move) error {
 	if m.SerialLog != "" {
 		log = m.SerialLog
 	}
+	thin := live.thin(want, copied)
 	if err := live.retarget(want, copied, log); err != nil {
 		return err
 	}
@@ -194,7 +195,11 @@ func (p *plan) fill(h *host, live *liveDomain, m *hypervisor.Move) error {
 	if len(copied) == 0 {
 		return nil
 	}
-	p.flags |= golibvirt.MigrateNonSharedDisk
+	if thin {
+		p.flags |= golibvirt.MigrateNonSharedInc
+	} else {
+		p.flags |= golibvirt.MigrateNonSharedDisk
+	}
 	if h.lib >= syncWrites {
 		p.flags |= golibvirt.MigrateNonSharedSynchronousWrites
 	}

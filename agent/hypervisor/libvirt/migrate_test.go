@@ -120,6 +120,14 @@ func everything(t *testing.T, a, b *lab) {
 	l.Machine, l.Copy, l.AutoConverge = &twin, []string{"root", "data"}, true
 	l.SerialLog = filepath.Join(b.logDir, "nova-"+m.ID.String()+"-serial0.log")
 	must.NoError(t, from.Move(t.Context(), m.ID, &l.Move))
+	held := func(path string) int64 {
+		st, err := os.Stat(path)
+		must.NoError(t, err)
+		return st.Sys().(*syscall.Stat_t).Blocks * 512
+	}
+	t.Logf("bytes of the base %d, of its clone here %d, there %d", held(base), held(m.Disks[0].Path), held(twin.Disks[0].Path))
+	must.Less(t, held(base), held(twin.Disks[0].Path), must.Sprint("a thin clone arrives thin"))
+	must.Eq(t, content(t, false, m.Disks[0]), content(t, true, twin.Disks[0]))
 	after := seen(b)
 	after = strings.ReplaceAll(after, "type='qcow2' discard='unmap'/> <source file='DIR/var/lib/libvirt/"+m.ID.Short()+"data.qcow2'",
 		"type='raw' discard='unmap'/> <source file='DIR/var/lib/libvirt/"+m.ID.Short()+"data.raw'")

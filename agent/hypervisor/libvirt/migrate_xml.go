@@ -168,6 +168,32 @@ func (d *liveDomain) retarget(want *xmlDomain, copied []string, serialLog string
 	return nil
 }
 
+// thin reports whether only what lies above the base images is to be copied: each
+// copied disk has a base at both ends or at neither, and one has. Libvirt takes
+// either for all disks; of one without a base all is copied then too.
+func (d *liveDomain) thin(want *xmlDomain, copied []string) bool {
+	devices := child(d.Nodes, "devices")
+	if devices == nil {
+		return false
+	}
+	some := false
+	for i := range devices.Nodes {
+		n := &devices.Nodes[i]
+		dev := n.at("target", "dev")
+		k := slices.IndexFunc(want.Devices.Disks, func(w xmlDisk) bool { return w.Target.Dev == dev })
+		if n.XMLName.Local != "disk" || k < 0 || !slices.Contains(copied, dev) {
+			continue
+		}
+		b := want.Devices.Disks[k].Backing
+		here, there := n.at("backingStore", "type") != "", b != nil && b.Source != nil
+		if here != there {
+			return false
+		}
+		some = some || here
+	}
+	return some
+}
+
 // boot changes the paths of kernel, initrd and variables.
 func (d *liveDomain) boot(want *xmlDomain) error {
 	os := child(d.Nodes, "os")
@@ -199,7 +225,11 @@ func (n *node) disk(want []xmlDisk, copied []string) error {
 	}
 	w := want[i]
 	source, driver := child(n.Nodes, "source"), child(n.Nodes, "driver")
-	if source == nil || driver == nil || len(source.Nodes) > 0 {
+	if source == nil || driver == nil {
+		return mismatch("disk %s is no file", dev)
+	}
+	source.Nodes = slices.DeleteFunc(source.Nodes, func(c node) bool { return c.XMLName.Local == "seclabel" })
+	if len(source.Nodes) > 0 {
 		return mismatch("disk %s is no file", dev)
 	}
 	if n.at("driver", "type") != w.Driver.Type && !slices.Contains(copied, dev) {
@@ -210,6 +240,11 @@ func (n *node) disk(want []xmlDisk, copied []string) error {
 	}
 	source.Attrs = nil
 	source.set("file", w.Source.File)
+	if w.Source.Label != nil {
+		if err := source.put("seclabel", w.Source.Label); err != nil {
+			return err
+		}
+	}
 	driver.set("type", w.Driver.Type)
 	if w.Driver.Cache != "" {
 		driver.set("cache", w.Driver.Cache)

@@ -145,7 +145,17 @@ func TestPlan(t *testing.T) {
 	p, err := fill(h, func(m *hypervisor.Move) { m.Bandwidth, m.AutoConverge = 10*api.MiB+1, true })
 	must.NoError(t, err)
 	must.Eq(t, golibvirt.MigratePeer2peer|golibvirt.MigrateLive|golibvirt.MigratePaused|golibvirt.MigrateChangeProtection|golibvirt.MigrateAbortOnError|
-		golibvirt.MigrateAutoConverge|golibvirt.MigrateNonSharedDisk|golibvirt.MigrateNonSharedSynchronousWrites|golibvirt.MigrateUnsafe, p.flags)
+		golibvirt.MigrateAutoConverge|golibvirt.MigrateNonSharedInc|golibvirt.MigrateNonSharedSynchronousWrites|golibvirt.MigrateUnsafe, p.flags)
+	full, err := fill(h, func(m *hypervisor.Move) {
+		c := *m.Machine
+		c.Disks = append([]hypervisor.MachineDisk(nil), c.Disks...)
+		for i := range c.Disks {
+			c.Disks[i].Backing = ""
+		}
+		m.Machine = &c
+	})
+	must.NoError(t, err)
+	must.Eq(t, golibvirt.MigrateNonSharedDisk, full.flags&(golibvirt.MigrateNonSharedDisk|golibvirt.MigrateNonSharedInc), must.Sprint("where there is no base, all is copied"))
 	must.Eq(t, []any{"unix:///run/a%20b.mem"}, values(p, "migrate_uri"))
 	must.Eq(t, []any{"unix:///run/x.nbd"}, values(p, "disks_uri"))
 	must.Eq(t, []any{"vda", "sda"}, values(p, "migrate_disks"))

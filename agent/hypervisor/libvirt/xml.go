@@ -158,7 +158,14 @@ type xmlDriver struct {
 }
 
 type xmlFile struct {
-	File string `xml:"file,attr"`
+	File  string       `xml:"file,attr"`
+	Label *xmlSecLabel `xml:"seclabel"`
+}
+
+// xmlSecLabel says whether libvirt changes the owner of a file.
+type xmlSecLabel struct {
+	Model   string `xml:"model,attr"`
+	Relabel string `xml:"relabel,attr"`
 }
 
 // xmlBacking is one step of a backing chain; an empty one ends it, so that

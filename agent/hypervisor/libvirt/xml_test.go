@@ -81,7 +81,7 @@ func TestUEFIWithoutFirmwareIsRefused(t *testing.T) {
 // allowed is every element that domain XML may have, by its path's last name.
 var allowed = strings.Fields(`domain name uuid metadata vm id namespace epoch version generation disk memory vcpu os type
 	loader nvram kernel initrd cmdline features acpi apic cpu model clock timer on_poweroff on_reboot on_crash devices emulator
-	driver source backingStore format target readonly boot controller interface mac mtu serial log console graphics listen
+	driver source seclabel backingStore format target readonly boot controller interface mac mtu serial log console graphics listen
 	video memballoon rng backend`)
 
 // wellFormed parses XML and fails on any element that is not allowed.

@@ -310,6 +310,30 @@ func TestOwner(t *testing.T) {
 	must.Eq(t, 0o660, st.Mode().Perm())
 }
 
+func TestAVolumeOfASharedPoolBelongsToTheGuestsUser(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root gives files away")
+	}
+	path, v := t.TempDir(), volume("raw", api.MiB)
+	old, err := dir.Open(dir.Config{Path: path, Shared: true, UID: -1, GID: -1})
+	must.NoError(t, err)
+	h, err := old.Create(t.Context(), v, nil)
+	must.NoError(t, err)
+	owner := func() int {
+		st, err := os.Stat(h.Path)
+		must.NoError(t, err)
+		return int(st.Sys().(*syscall.Stat_t).Uid)
+	}
+	must.Zero(t, owner())
+	for _, shared := range []bool{false, true} { // libvirt minds those of a local one
+		p, err := dir.Open(dir.Config{Path: path, Shared: shared, UID: 4321, GID: 8765})
+		must.NoError(t, err)
+		_, err = p.Open(t.Context(), v)
+		must.NoError(t, err)
+		must.Eq(t, shared, owner() == 4321)
+	}
+}
+
 func TestManyCallersOneVolume(t *testing.T) {
 	p := open(t, dir.Config{})
 	v, src := volume("raw", 2*api.MiB), image(t, "raw")

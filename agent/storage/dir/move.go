@@ -42,22 +42,29 @@ func (p *Pool) Quarantine(ctx context.Context, v *api.Volume, until time.Time) e
 }
 
 // Purge removes the volumes that were set aside until before now.
-func (p *Pool) Purge(ctx context.Context, now time.Time) error {
+func (p *Pool) Purge(ctx context.Context, now time.Time) (gone []api.ID, err error) {
 	list, err := fs.ReadDir(p.root.FS(), ".")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var errs []error
 	for _, f := range list {
 		rest, ok := strings.CutPrefix(f.Name(), aside)
-		sec, _, _ := strings.Cut(rest, "-")
+		sec, file, _ := strings.Cut(rest, "-")
 		until, err := strconv.ParseInt(sec, 10, 64)
 		if !ok || err != nil || !now.After(time.Unix(until, 0)) || ctx.Err() != nil {
 			continue
 		}
-		errs = append(errs, p.root.Remove(f.Name()))
+		if err := p.root.Remove(f.Name()); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		name, _, _ := strings.Cut(file, ".")
+		if id, err := api.ParseID(name); err == nil {
+			gone = append(gone, id)
+		}
 	}
-	return errors.Join(errs...)
+	return gone, errors.Join(errs...)
 }
 
 // Export reads the file of a volume, of whatever format.

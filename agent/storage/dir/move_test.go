@@ -91,9 +91,14 @@ func TestWhatIsSetAsideIsKeptForATime(t *testing.T) {
 		must.NoError(t, err)
 		return len(list)
 	}
-	must.NoError(t, p.Purge(t.Context(), time.Now()))
+	purge := func(now time.Time) []api.ID {
+		gone, err := p.Purge(t.Context(), now)
+		must.NoError(t, err)
+		return gone
+	}
+	must.SliceEmpty(t, purge(time.Now()))
 	must.Eq(t, 1, left())
 	must.NoError(t, os.WriteFile(filepath.Join(path, ".aside-x"), nil, 0o600))
-	must.NoError(t, p.Purge(t.Context(), until.Add(2*time.Second)))
+	must.Eq(t, []api.ID{v.ID}, purge(until.Add(2*time.Second)))
 	must.Eq(t, 1, left(), must.Sprint("what is not ours stays"))
 }

@@ -42,7 +42,8 @@ type Config struct {
 	// Limit is how much of the file system the volumes may take; 0: all of it.
 	Limit api.Bytes
 	// UID and GID own the volumes, so that QEMU can open them when it does not
-	// run as root. Negative: as they come.
+	// run as root; of a shared pool they are the same on every node. Negative: as
+	// they come.
 	UID, GID int
 	// QemuImg is the program; default "qemu-img".
 	QemuImg string
@@ -247,6 +248,9 @@ func (p *Pool) Open(ctx context.Context, v *api.Volume) (storage.Handle, error) 
 	if !st.Mode().IsRegular() {
 		return storage.Handle{}, api.Errorf(api.CodeStorage, "volume %s is not a regular file", v.ID)
 	}
+	if err := p.give(fileName(v), st); err != nil {
+		return storage.Handle{}, err
+	}
 	b, err := p.root.ReadFile(recordName(v.ID))
 	var r record
 	if err == nil {
@@ -259,6 +263,16 @@ func (p *Pool) Open(ctx context.Context, v *api.Volume) (storage.Handle, error) 
 		Path: p.path(fileName(v)), Format: v.Format, Shared: p.cfg.Shared,
 		Backing: r.Backing, BackingFormat: r.BackingFormat,
 	}, nil
+}
+
+// give gives a volume of a shared pool to the guests' user, where an older agent
+// has left that to libvirt.
+func (p *Pool) give(name string, st fs.FileInfo) error {
+	sys, ok := st.Sys().(*syscall.Stat_t)
+	if !ok || !p.cfg.Shared || p.cfg.UID < 0 || p.cfg.GID < 0 || int(sys.Uid) == p.cfg.UID {
+		return nil
+	}
+	return p.root.Lchown(name, p.cfg.UID, p.cfg.GID)
 }
 
 // known refuses formats that would make a strange file name.

@@ -26,17 +26,18 @@ func (p *Pool) Quarantine(ctx context.Context, v *api.Volume, until time.Time) e
 }
 
 // Purge forgets what was set aside for long enough.
-func (p *Pool) Purge(ctx context.Context, now time.Time) error {
+func (p *Pool) Purge(ctx context.Context, now time.Time) (gone []api.ID, err error) {
 	if err := p.enter(ctx, "purge", api.ID{}); err != nil {
-		return err
+		return nil, err
 	}
 	defer p.mu.Unlock()
 	for id, until := range p.aside {
 		if now.After(until) {
 			delete(p.aside, id)
+			gone = append(gone, id)
 		}
 	}
-	return nil
+	return gone, nil
 }
 
 // Aside returns how many volumes are set aside.

@@ -34,6 +34,11 @@ client {
     type = "lvm"
     path = "relative"
   }
+  guard {
+    dir      = "run/guard"
+    spawn    = false
+    watchdog = "/dev/../dev/watchdog"
+  }
 }
 join {
   addresses  = ["10.0.0.1:notaport"]

@@ -1,0 +1,71 @@
+package faults
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/shoenig/test/must"
+
+	"github.com/novacron/novacron/e2e/truth"
+)
+
+func census(counts map[string]int, things ...string) *Census {
+	c := &Census{map[string]bool{}, counts}
+	for _, t := range things {
+		c.Things[t] = true
+	}
+	return c
+}
+
+func TestDiff(t *testing.T) {
+	const volume = "01f57b71-1235-4fd9-bde8-7f560d45f107"
+	aside := "c1 file /var/lib/novacron/pools/default/.aside-1764-" + volume + ".qcow2"
+	pin := "c1 file /var/lib/novacron/images/pins/235e23/" + volume
+	before := census(map[string]int{"fds": 100}, "c1 interface tap0", "c1 domain a")
+
+	diff, kept := Diff(before, census(map[string]int{"fds": 118}, "c1 interface tap0", "c1 domain a"))
+	must.SliceEmpty(t, diff)
+	must.SliceEmpty(t, kept)
+	diff, _ = Diff(before, census(map[string]int{"fds": 119}, "c1 domain a", "c1 interface tap1"))
+	must.Eq(t, []string{"+ c1 interface tap1", "+ fds: 119, before 100", "- c1 interface tap0"}, diff)
+
+	t.Log("a disk that is set aside is expected, and so is the image under it, there and nowhere else")
+	diff, kept = Diff(before, census(nil, "c1 interface tap0", "c1 domain a", aside, pin))
+	must.SliceEmpty(t, diff)
+	must.Eq(t, []string{pin, aside}, kept)
+	diff, _ = Diff(before, census(nil, "c1 interface tap0", "c1 domain a", pin))
+	must.Eq(t, []string{"+ " + pin}, diff)
+}
+
+func TestCellsAreThoseThatExist(t *testing.T) {
+	cells := AllCells()
+	must.Len(t, len(points)*len(parties)-8, cells)
+	for _, c := range cells {
+		must.False(t, c.Party == "source QEMU" && c.Point > 10 || c.Party == "destination QEMU" && c.Point < 5, must.Sprint(c))
+	}
+	for i, p := range points {
+		must.Eq(t, i+1, p.Number)
+	}
+}
+
+func TestTheReportCounts(t *testing.T) {
+	r := &Report{Seed: 7}
+	r.add(&Result{N: 1, Scenario: "none"})
+	r.add(&Result{N: 2, Scenario: "migration", Point: 6, PointName: "10% copied", Party: "leader", Void: "too late"})
+	r.add(&Result{N: 3, Scenario: "migration", Point: 6, Party: "leader", Void: "too late", Violations: []truth.Violation{{Invariant: "S1", Text: "twice"}}})
+	must.Eq(t, []int{3, 1, 1, 1}, []int{r.Runs, r.Held, r.Void, r.Violated}, must.Sprint("what is violated is never void"))
+	dir := t.TempDir()
+	must.NoError(t, r.Write(dir))
+	text, err := os.ReadFile(filepath.Join(dir, "report.json"))
+	must.NoError(t, err)
+	var back Report
+	must.NoError(t, json.Unmarshal(text, &back))
+	must.Eq(t, *r, back)
+	md, err := os.ReadFile(filepath.Join(dir, "report.md"))
+	must.NoError(t, err)
+	must.StrContains(t, string(md), "3 runs: 1 held, 1 violated, 1 void")
+	must.StrContains(t, string(md), "migration 6 (10% copied) x leader")
+	must.StrContains(t, string(md), "- S1: twice")
+}

@@ -1,0 +1,131 @@
+package faults
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/e2e/lab"
+	"github.com/novacron/novacron/e2e/truth"
+)
+
+const (
+	// haMargin is how long the old process has to be gone before the VM runs
+	// elsewhere.
+	haMargin = time.Second
+	// haLimit is how long that may take after the host was lost: the wait for its
+	// lease, and a start.
+	haLimit = 120 * time.Second
+)
+
+// lost runs a VM that is to be restarted elsewhere, on the shared pool, and loses
+// its host. lose returns what brings the host back, which is done once the VM
+// runs elsewhere.
+func (b *Bed) lost(ctx context.Context, c Cell, r *Result, lose func(ctx context.Context, h *lab.Host) (func(ctx context.Context) error, error)) {
+	c.Pool, c.HA = shared, api.HARestart
+	r.MayRestart, r.Least = true, haMargin.Seconds()
+	if _, err := b.CLI(ctx, "operator", "ha", "set", "-fencing", "lease-only"); err != nil {
+		r.Void = err.Error()
+		return
+	}
+	b.run(ctx, c, r, func(ctx context.Context, m *move) error {
+		if err := until(ctx, 60*time.Second, func(ctx context.Context) error {
+			s, err := b.status(ctx, m.g.name)
+			if err == nil && (s.Placement == nil || !s.Placement.Armed) {
+				err = errors.New("the servers do not know that it is armed")
+			}
+			return err
+		}); err != nil {
+			return err
+		}
+		m.r.Hit = truth.Now()
+		back, err := lose(ctx, m.from)
+		if err != nil {
+			return err
+		}
+		wait, cancel := context.WithTimeout(ctx, haLimit)
+		defer cancel()
+		again, err := b.Truth.Await(wait, m.r.Hit, func(x truth.Record) bool {
+			return x.VM == m.g.id && x.Host == m.to.Name && x.State == truth.Run
+		})
+		if err != nil {
+			m.violate("HA", "it was not restarted elsewhere within %s", haLimit)
+		} else {
+			m.r.Restart = time.Duration(again.Time - m.r.Hit).Seconds()
+		}
+		return back(ctx)
+	})
+}
+
+// hostPartition cuts a host off from everybody.
+func hostPartition(b *Bed, ctx context.Context, c Cell, _ *rand.Rand, r *Result) {
+	b.lost(ctx, c, r, func(ctx context.Context, h *lab.Host) (func(context.Context) error, error) {
+		return h.Join, h.Cut(ctx)
+	})
+}
+
+// hostPowerLoss ends all of a host's processes at once; it comes back with
+// another boot id.
+func hostPowerLoss(b *Bed, ctx context.Context, c Cell, _ *rand.Rand, r *Result) {
+	b.lost(ctx, c, r, func(ctx context.Context, h *lab.Host) (func(context.Context) error, error) {
+		return func(ctx context.Context) error {
+			if err := h.PowerOn(ctx); err != nil {
+				return err
+			}
+			return h.StartAgent()
+		}, h.PowerOff(ctx)
+	})
+}
+
+// hostFreeze stops all of a host's processes, guard and QEMU too, and lets them go
+// on later. With fencing "lease-only" nothing outside of the host ends them, so
+// that for the time until the guard has come to itself the guest runs twice: this
+// run shows why a watchdog is wanted.
+func hostFreeze(b *Bed, ctx context.Context, c Cell, _ *rand.Rand, r *Result) {
+	b.lost(ctx, c, r, func(ctx context.Context, h *lab.Host) (func(context.Context) error, error) {
+		if err := signalAll(h, syscall.SIGSTOP); err != nil {
+			return nil, err
+		}
+		b.Truth.Frozen(h, true)
+		return func(context.Context) error {
+			b.Truth.Frozen(h, false)
+			return signalAll(h, syscall.SIGCONT)
+		}, nil
+	})
+}
+
+// signalAll sends a signal to every process of a host.
+func signalAll(h *lab.Host, signal syscall.Signal) error {
+	first, err := h.PID1()
+	if err != nil {
+		return err
+	}
+	ns, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", first))
+	if err != nil {
+		return err
+	}
+	list, err := os.ReadDir("/proc")
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, d := range list {
+		pid, err := strconv.Atoi(d.Name())
+		if err != nil {
+			continue
+		}
+		if of, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", pid)); err != nil || of != ns {
+			continue
+		}
+		if err := syscall.Kill(pid, signal); err != nil && !errors.Is(err, syscall.ESRCH) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
