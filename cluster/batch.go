@@ -20,6 +20,7 @@ type batcher[Q, R any] struct {
 	open bool
 	todo []*waiting[Q, R]
 	wake chan struct{} // buffered by one
+	now  chan struct{} // buffered by one: the batch is not to wait for more
 }
 
 type waiting[Q, R any] struct {
@@ -30,7 +31,7 @@ type waiting[Q, R any] struct {
 }
 
 func newBatcher[Q, R any](window time.Duration, limit int, flush func(context.Context, []Q) ([]R, error)) *batcher[Q, R] {
-	return &batcher[Q, R]{window: window, limit: limit, flush: flush, wake: make(chan struct{}, 1)}
+	return &batcher[Q, R]{window: window, limit: limit, flush: flush, wake: make(chan struct{}, 1), now: make(chan struct{}, 1)}
 }
 
 // errNotLeading is what the leader's own machinery answers when it does not run.
@@ -67,6 +68,8 @@ func (b *batcher[Q, R]) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-timer.C:
+		case <-b.now:
+			timer.Stop()
 		}
 		b.once(ctx)
 	}
@@ -104,8 +107,9 @@ func (b *batcher[Q, R]) signal() {
 	}
 }
 
-// do adds a request to the next batch and waits for its answer.
-func (b *batcher[Q, R]) do(ctx context.Context, req Q) (R, error) {
+// do adds a request to the next batch and waits for its answer. With now the
+// batch does not wait for more.
+func (b *batcher[Q, R]) do(ctx context.Context, req Q, now bool) (R, error) {
 	w := &waiting[Q, R]{req: req, done: make(chan struct{})}
 	b.mu.Lock()
 	if !b.open {
@@ -114,6 +118,12 @@ func (b *batcher[Q, R]) do(ctx context.Context, req Q) (R, error) {
 	}
 	b.todo = append(b.todo, w)
 	b.signal()
+	if now {
+		select {
+		case b.now <- struct{}{}:
+		default:
+		}
+	}
 	b.mu.Unlock()
 	select {
 	case <-w.done:

@@ -186,7 +186,7 @@ func (s *Server) nodeBeat(ctx context.Context, req *api.NodeBeat) (*api.NodeBeat
 	if err := ownNode(ctx, req.NodeID); err != nil {
 		return nil, err
 	}
-	return s.beats.do(ctx, &timedBeat{beat: req, at: s.cfg.Clock()})
+	return s.beats.do(ctx, &timedBeat{beat: req, at: s.cfg.Clock()}, false)
 }
 
 // nodeReport puts a node's reports into the next batch.
@@ -208,11 +208,20 @@ func (s *Server) nodeReport(ctx context.Context, req *api.NodeReport) (*api.Writ
 		// Passed over, it would be acknowledged and lost.
 		return nil, api.Errorf(api.CodeStale, "node %s has not registered this session", req.NodeID).WithHint("it registers, and reports again")
 	}
-	index, err := s.reports.do(ctx, req)
+	index, err := s.reports.do(ctx, req, slices.ContainsFunc(req.Moves, standsStill))
 	if err != nil {
 		return nil, err
 	}
 	return &api.WriteMeta{Index: index}, nil
+}
+
+// standsStill reports whether a guest stands still until the report is committed.
+func standsStill(r api.MoveReport) bool {
+	switch r.State {
+	case api.EndSwitched, api.EndAbsent, api.EndComplete:
+		return !r.Clean
+	}
+	return false
 }
 
 // maxReportText is how much of a hypervisor's words is kept.

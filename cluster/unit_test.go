@@ -32,7 +32,7 @@ func TestABatchIsAnsweredTogether(t *testing.T) {
 			}
 			return out, nil
 		})
-		_, err := b.do(t.Context(), 1)
+		_, err := b.do(t.Context(), 1, false)
 		must.ErrorIs(t, err, code(api.CodeNoLeader), must.Sprint("nobody leads yet"))
 
 		ctx, cancel := context.WithCancel(t.Context())
@@ -43,7 +43,7 @@ func TestABatchIsAnsweredTogether(t *testing.T) {
 		start := time.Now()
 		for i := range 4 {
 			go func() {
-				v, err := b.do(t.Context(), i)
+				v, err := b.do(t.Context(), i, false)
 				must.NoError(t, err)
 				results <- v
 			}()
@@ -55,17 +55,22 @@ func TestABatchIsAnsweredTogether(t *testing.T) {
 		must.Eq(t, 12, sum)
 		must.Eq(t, []int{3, 1}, sizes)
 		must.Eq(t, 100*time.Millisecond, time.Since(start))
-		_, err = b.do(t.Context(), -1)
+		start = time.Now()
+		v, err := b.do(t.Context(), 4, true)
+		must.NoError(t, err)
+		must.Eq(t, 8, v)
+		must.Zero(t, time.Since(start), must.Sprint("somebody is in a hurry"))
+		_, err = b.do(t.Context(), -1, false)
 		must.EqError(t, err, "no")
 
 		quick, stop := context.WithTimeout(t.Context(), time.Millisecond)
-		_, err = b.do(quick, 1)
+		_, err = b.do(quick, 1, false)
 		must.ErrorIs(t, err, context.DeadlineExceeded)
 		stop()
 
 		// Whoever waits when the leader loses its term is told so.
 		lost := make(chan error, 1)
-		go func() { _, err := b.do(t.Context(), 1); lost <- err }()
+		go func() { _, err := b.do(t.Context(), 1, false); lost <- err }()
 		synctest.Wait()
 		cancel()
 		must.ErrorIs(t, <-lost, code(api.CodeNoLeader))

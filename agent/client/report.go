@@ -24,8 +24,9 @@ type attestation struct {
 // reporter sends what the node sees. Of each VM, volume and image the newest
 // report wins; each is sent until the servers have acknowledged it.
 type reporter struct {
-	c    *Client
-	wake chan struct{}
+	c     *Client
+	wake  chan struct{}
+	hurry chan struct{} // what is due is not to wait for more: a guest stands still for it
 
 	mu       sync.Mutex
 	seq      uint64
@@ -44,7 +45,7 @@ type movePart struct {
 
 func newReporter(c *Client) *reporter {
 	return &reporter{
-		c: c, wake: make(chan struct{}, 1), vms: map[api.ID]api.VMReport{}, attested: map[attestation]api.VMReport{},
+		c: c, wake: make(chan struct{}, 1), hurry: make(chan struct{}, 1), vms: map[api.ID]api.VMReport{}, attested: map[attestation]api.VMReport{},
 		volumes: map[api.ID]api.VolumeReport{}, images: map[api.ID]api.ImageReport{}, moves: map[api.ID]movePart{},
 	}
 }
@@ -94,6 +95,10 @@ func (r *reporter) move(vm api.ID, m api.MoveReport) {
 	r.mu.Lock()
 	r.moves[vm] = movePart{vm, m}
 	r.mu.Unlock()
+	switch m.State {
+	case api.EndSwitched, api.EndAbsent, api.EndComplete: // each waits for the other, and the guest for both
+		poke(r.hurry)
+	}
 	poke(r.wake)
 }
 
@@ -114,7 +119,7 @@ func (r *reporter) run() {
 		case <-r.c.ctx.Done():
 			return
 		}
-		if !r.c.sleep(max(reportGather, reportBatch-time.Since(last)) + delay) {
+		if !r.gather(max(reportGather, reportBatch-time.Since(last)), delay) {
 			return
 		}
 		last = time.Now()
@@ -128,6 +133,20 @@ func (r *reporter) run() {
 		}
 		delay = 0
 	}
+}
+
+// gather waits for more to report, unless somebody is in a hurry, and then after a
+// failure for as long as that asks for; false when the client ends.
+func (r *reporter) gather(d, delay time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-r.hurry:
+	case <-r.c.ctx.Done():
+		return false
+	}
+	return delay == 0 || r.c.sleep(delay)
 }
 
 // flush sends everything that is due.
