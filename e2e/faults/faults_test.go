@@ -69,3 +69,16 @@ func TestTheReportCounts(t *testing.T) {
 	must.StrContains(t, string(md), "migration 6 (10% copied) x leader")
 	must.StrContains(t, string(md), "- S1: twice")
 }
+
+func TestFiguresCountWhatHeld(t *testing.T) {
+	r := &Report{}
+	for i := range 100 {
+		r.add(&Result{N: i, Scenario: "none", Margin: float64(i+1) / 100, Downtime: 1})
+	}
+	r.add(&Result{N: 101, Scenario: "host-power-loss", Restart: 25, Detection: 22, Margin: 5})
+	r.add(&Result{N: 102, Scenario: "host-power-loss", Restart: 99, Void: "too late"})
+	f := r.figures()
+	must.Eq(t, Figure{Name: f[0].Name, N: 100, P50: 0.5, P99: 0.99, Min: 0.01, Max: 1}, f[0])
+	must.Zero(t, f[2].N)
+	must.Eq(t, []float64{22, 25, 5}, []float64{f[3].P50, f[4].P99, f[5].Min})
+}

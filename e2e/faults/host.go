@@ -59,6 +59,13 @@ func (b *Bed) lost(ctx context.Context, c Cell, r *Result, lose func(ctx context
 		} else {
 			m.r.Restart = time.Duration(again.Time - m.r.Hit).Seconds()
 		}
+		var n api.NodeResponse
+		if err := b.JSON(ctx, &n, "node", "status", m.from.Name); err != nil {
+			return errors.Join(err, back(ctx))
+		}
+		if n.Node != nil && n.Node.Lost != nil {
+			m.r.Detection = time.Duration(truth.At(n.Node.Lost.Time.Time()) - m.r.Hit).Seconds()
+		}
 		return back(ctx)
 	})
 }

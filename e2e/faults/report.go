@@ -41,6 +41,8 @@ type Result struct {
 	// running elsewhere.
 	Least   float64 `json:"least_margin_s,omitempty"`
 	Restart float64 `json:"restart_s,omitempty"`
+	// Detection is from the loss of the host to the servers' word that it is lost.
+	Detection float64 `json:"detection_s,omitempty"`
 	// Disk is what the guest's disk said at the end.
 	Disk string `json:"disk,omitempty"`
 	// Expected is what the run left behind on purpose.
@@ -75,6 +77,7 @@ type Report struct {
 	Void     int       `json:"void"`
 	Violated int       `json:"violated"`
 	Results  []*Result `json:"results"`
+	Figures  []Figure  `json:"figures"`
 }
 
 // add counts a result.
@@ -93,6 +96,7 @@ func (r *Report) add(one *Result) {
 
 // Write writes report.json and report.md.
 func (r *Report) Write(dir string) error {
+	r.Figures = r.figures()
 	text, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
 		return err
@@ -115,6 +119,7 @@ func (r *Report) markdown() string {
 		fmt.Fprintf(&b, "| %d | %s | %s | %s | %s | %s | %s | %s | %s | %s | %s | %.0f s | %d |\n", x.N, x.title(), x.Pool, x.From, x.verdict(), x.Outcome, x.RunsOn, anew,
 			seconds(x.Downtime), seconds(x.Margin), seconds(x.Restart), x.Duration, x.Seed)
 	}
+	writeFigures(&b, r.figures())
 	for _, x := range r.Results {
 		if len(x.Violations) == 0 && x.Void == "" {
 			continue

@@ -77,6 +77,7 @@ func TestUnprivilegedQEMU(t *testing.T) {
 	must.NoError(t, err, must.Sprintf("%s", out))
 	data, seed := filepath.Join(dir, "data.raw"), filepath.Join(dir, "seed.iso")
 	must.NoError(t, os.WriteFile(data, make([]byte, 1<<20), 0o600))
+	must.NoError(t, exec.Command("chown", "libvirt-qemu:", data).Run(), must.Sprint("a shared pool owns its disks to the guests' user"))
 	must.NoError(t, os.WriteFile(seed, make([]byte, 1<<20), 0o600))
 	m.Disks = []hypervisor.MachineDisk{
 		{Name: "root", Path: top, Format: "qcow2", Backing: base, BackingFormat: "raw"},
