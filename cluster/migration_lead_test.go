@@ -28,7 +28,7 @@ func playMove(m *api.Migration, node api.ID) (r api.MoveReport, ok bool) {
 			return say(api.EndPresent, false)
 		}
 		return say(api.EndReady, false)
-	case api.MigrationCopying:
+	case api.MigrationCopying, api.MigrationSwitched: // the one may come and go unseen
 		if source {
 			return say(api.EndAbsent, false)
 		}
