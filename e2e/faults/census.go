@@ -155,6 +155,17 @@ func (b *Bed) goroutines(ctx context.Context, h *lab.Host) (int, error) {
 // expected is what a run leaves behind on purpose: disks that are kept for a while.
 var expected = regexp.MustCompile(`/\.aside-\d+-`)
 
+// ofLibvirt are files that libvirt itself makes for a domain and removes at its end:
+// a host that loses power has no end.
+var ofLibvirt = regexp.MustCompile(`^\+ (\S+) file /var/lib/libvirt/qemu/(channel/target/)?domain-\d+-nova-`)
+
+// outlives reports whether a difference is what libvirt leaves on a host that has
+// lost power.
+func outlives(diff, host string) bool {
+	m := ofLibvirt.FindStringSubmatch(diff)
+	return m != nil && m[1] == host
+}
+
 var pin = regexp.MustCompile(`^(\S+) file /var/lib/novacron/images/pins/[0-9a-f]+/([0-9a-f-]{36})$`)
 
 // pinnedAside: the image is kept for a disk that was set aside.

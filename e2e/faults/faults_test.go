@@ -82,3 +82,12 @@ func TestFiguresCountWhatHeld(t *testing.T) {
 	must.Zero(t, f[2].N)
 	must.Eq(t, []float64{22, 25, 5}, []float64{f[3].P50, f[4].P99, f[5].Min})
 }
+
+func TestWhatLibvirtLeavesAtAPowerLoss(t *testing.T) {
+	const left = "+ c2 file /var/lib/libvirt/qemu/domain-5-nova-c2b0ac38-382b-4/master-key.aes"
+	must.True(t, outlives(left, "c2"))
+	must.True(t, outlives("+ c2 file /var/lib/libvirt/qemu/channel/target/domain-5-nova-c2b0ac38-382b-4", "c2"))
+	must.False(t, outlives(left, "c1"))
+	must.False(t, outlives("+ c2 file /var/lib/libvirt/images/disk", "c2"))
+	must.False(t, outlives("- c2 domain nova-c2b0ac38", "c2"))
+}
