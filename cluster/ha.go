@@ -198,6 +198,9 @@ func (s *Server) haStatus(ctx context.Context, req *api.ListRequest) (*api.HASta
 	if err := req.Refuse(api.NotNow...); err != nil {
 		return nil, err
 	}
+	if !s.IsLeader() {
+		return nil, api.Errorf(api.CodeUnsupported, "only the leader knows the leases").WithHint("ask without consistency=stale")
+	}
 	st := s.fsm.State()
 	out := s.haStatusOf(st)
 	out.Index = max(st.Index(), 1)

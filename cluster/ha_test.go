@@ -182,3 +182,23 @@ func TestStatusNamesWhoWouldFitNowhere(t *testing.T) {
 		must.Eq(t, "memory", n.Stranded[0].Short)
 	}
 }
+
+func TestOnlyTheLeaderSpeaksOfLeases(t *testing.T) {
+	var ahead atomic.Int64
+	r := newWorld(t).region("eu", 3, clocked(&ahead))
+	n := r.working("n1", guarded)
+	mustCall[api.VMApplied](r, "VM.Apply", &api.VMApply{Spec: haSpec("web")})
+	r.vm("web", "running")
+	eventually(t, "it is armed", func() bool { return r.placement("web").Armed })
+	n.die()
+	ahead.Add(int64(suspectAfter + time.Second))
+	n.status(api.NodeSuspect)
+	r.converge()
+	stale := api.QueryOptions{Consistency: api.ConsistencyStale}
+	_, err := call[api.HAStatus](r, r.follower(), "Operator.HAStatus", &api.ListRequest{QueryOptions: stale})
+	must.ErrorIs(t, err, code(api.CodeUnsupported))
+	st, err := call[api.VMStatusResponse](r, r.follower(), "VM.Status", &api.GetRequest{Key: "web", QueryOptions: stale})
+	must.NoError(t, err)
+	must.StrContains(t, strings.Join(st.Why, "\n"), "only the leader knows")
+	must.StrNotContains(t, strings.Join(st.Why, "\n"), "silent for")
+}
