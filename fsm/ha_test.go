@@ -58,7 +58,6 @@ func TestALeaseThatHasExpiredFreesOnlyWhatWasArmed(t *testing.T) {
 	must.Eq(t, api.EvidenceLease, w.s().Placement(id('m', 1)).Fenced)
 	must.Eq(t, "", w.s().Placement(id('m', 2)).Fenced, must.Sprint("it may run on"))
 	must.NotNil(t, w.place(w.item(PlaceRecover, 2, 2)).Err)
-	must.NotNil(t, w.place(w.item(PlaceUnplace, 2, 0)).Err)
 
 	r := w.place(w.recovery(1, 2))
 	must.Nil(t, r.Err)

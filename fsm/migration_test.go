@@ -129,7 +129,7 @@ func TestOneMoveForAVMAndNothingBesideIt(t *testing.T) {
 	spec := w.s().VM(id('m', 1)).Spec
 	spec.Description = "other"
 	w.refused(api.CodeMigrating, &VMApply{ID: id('m', 1), Spec: spec, VolumeIDs: volumeIDs(1, 2)})
-	must.Eq(t, api.CodePlacement, w.place(w.item(PlaceUnplace, 1, 0)).Err.Code)
+	must.StrContains(t, w.place(w.item(PlaceRelease, 1, 0)).Err.Message, "being moved")
 }
 
 func TestWhatCannotBeMovedIsRefused(t *testing.T) {

@@ -306,9 +306,8 @@ func TestRecoveryTombstones(t *testing.T) {
 	w.vm(1, shared("root"))
 	w.vm(2, shared("root"))
 	for n := 1; n <= 2; n++ {
-		p := w.placed(n, 1)
-		w.report(1, n, p.Epoch, api.StateFailed)
-		must.Nil(t, w.place(w.item(PlaceUnplace, n, 0)).Err)
+		w.placed(n, 1)
+		w.released(n, 1)
 	}
 	w.ok(&RecoveryBegin{})
 	w.node(1, api.VMReport{VMID: id('m', 1), Epoch: 1, State: api.StateRunning}, api.VMReport{VMID: id('m', 2), Epoch: 4, State: api.StateRunning})

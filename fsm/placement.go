@@ -11,9 +11,6 @@ const (
 	// PlaceRelease gives up the placement of a VM that is stopped and has no
 	// disk that is local.
 	PlaceRelease = "release"
-	// PlaceUnplace takes a VM away from a node that could not start it, or that
-	// is lost with evidence, so that it can be placed elsewhere.
-	PlaceUnplace = "unplace"
 	// PlaceRecover restarts a VM on another node than the lost one that it was
 	// on: evidence, the new owner and the raised epoch meet in one entry.
 	PlaceRecover = "recover"
@@ -56,7 +53,7 @@ func (c *PlaceBatch) Validate() error {
 	for i := range c.Items {
 		it := &c.Items[i]
 		k.id("items.vm_id", it.VMID)
-		k.oneOf("items.action", it.Action, PlacePlace, PlaceAdmit, PlaceRelease, PlaceUnplace, PlaceRecover)
+		k.oneOf("items.action", it.Action, PlacePlace, PlaceAdmit, PlaceRelease, PlaceRecover)
 		if it.Action == PlacePlace || it.Action == PlaceAdmit || it.Action == PlaceRecover {
 			k.id("items.node_id", it.NodeID)
 		}
@@ -122,7 +119,7 @@ func (tx *Txn) place(it *PlaceItem) (api.Epoch, error) {
 	case PlaceRecover:
 		return tx.placeRecover(it, vm, p)
 	default:
-		return tx.placeUnplace(vm, p)
+		return 0, raced("there is no action %q", it.Action)
 	}
 }
 
@@ -275,37 +272,6 @@ func (tx *Txn) placeRelease(vm *api.VM, p *api.Placement) (api.Epoch, error) {
 		}
 	}
 	tx.bury(p.NodeID, vm, p.Epoch, "unplaced", false)
-	placementDef.del(tx, vm.ID)
-	return p.Epoch, nil
-}
-
-// placeUnplace gives up a placement that leads nowhere. Volumes that were never
-// made are free to go elsewhere; those that exist pin the VM.
-func (tx *Txn) placeUnplace(vm *api.VM, p *api.Placement) (api.Epoch, error) {
-	if p == nil {
-		return 0, raced("the VM has no placement")
-	}
-	n := tx.s.Node(p.NodeID)
-	lost := n == nil || n.Status == api.NodeLost && p.Fenced != ""
-	if !lost && p.State.Holds() {
-		return 0, raced("the VM is %s on its node", p.State)
-	}
-	var free []*api.Volume
-	for _, v := range tx.s.DiskVolumes(vm) {
-		switch {
-		case v == nil || v.NodeID.IsZero():
-		case v.State == api.VolumePending && v.Owned && !lost:
-			free = append(free, v)
-		default:
-			return 0, api.Errorf(api.CodeState, "volume %q is local to the node", v.Name)
-		}
-	}
-	tx.bury(p.NodeID, vm, p.Epoch, "unplaced", false)
-	for _, v := range free {
-		w := *v
-		w.NodeID, w.ModifyIndex = api.ID{}, tx.index
-		volumeDef.put(tx, &w)
-	}
 	placementDef.del(tx, vm.ID)
 	return p.Epoch, nil
 }

@@ -43,7 +43,7 @@ func TestPlacementIsCompareAndSet(t *testing.T) {
 		"the node is cordoned":      {api.CodePlacement, func(it *PlaceItem) { it.NodeID = id('n', 2) }},
 		"nothing to admit":          {api.CodePlacement, func(it *PlaceItem) { it.Action = PlaceAdmit }},
 		"nothing to release":        {api.CodePlacement, func(it *PlaceItem) { it.Action = PlaceRelease }},
-		"nothing to take elsewhere": {api.CodePlacement, func(it *PlaceItem) { it.Action = PlaceUnplace }},
+		"nothing to take elsewhere": {api.CodePlacement, func(it *PlaceItem) { it.Action = PlaceRecover }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			it := ready
@@ -148,20 +148,6 @@ func TestStoppedVMWithLocalDiskKeepsItsPlacement(t *testing.T) {
 	w.ok(&VMPower{ID: id('m', 1), Action: "stop"})
 	w.report(1, 1, p.Epoch, api.StateStopped)
 	must.Eq(t, api.CodeState, w.place(w.item(PlaceRelease, 1, 0)).Err.Code)
-	must.Eq(t, api.CodeState, w.place(w.item(PlaceUnplace, 1, 0)).Err.Code)
-}
-
-func TestFailedPlacementCanGoElsewhere(t *testing.T) {
-	w := region(t, 2)
-	w.vm(1, local("root"))
-	p := w.placed(1, 1)
-	w.report(1, 1, p.Epoch, api.StateRunning)
-	must.NotNil(t, w.place(w.item(PlaceUnplace, 1, 0)).Err, must.Sprint("not while it runs"))
-	w.report(1, 1, p.Epoch, api.StateFailed)
-	must.Nil(t, w.place(w.item(PlaceUnplace, 1, 0)).Err)
-	must.True(t, w.s().Volume(volumeIDs(1, 1)[0]).NodeID.IsZero(), must.Sprint("a volume that was never made is free"))
-	q := w.placed(1, 2)
-	must.Eq(t, p.Epoch+1, q.Epoch)
 }
 
 func TestReportsOfAnotherEpochOrSessionAreIgnored(t *testing.T) {

@@ -44,7 +44,7 @@ func (w *world) command(r *rapid.T) Command {
 			if w.s().VM(id('m', k)) == nil {
 				continue
 			}
-			it := w.item(pick("place", PlacePlace, PlacePlace, PlaceAdmit, PlaceRelease, PlaceUnplace), k, rapid.IntRange(1, 3).Draw(r, "to"))
+			it := w.item(pick("place", PlacePlace, PlacePlace, PlaceAdmit, PlaceRelease, PlaceRecover), k, rapid.IntRange(1, 3).Draw(r, "to"))
 			if p := w.s().Placement(it.VMID); p != nil && it.Action == PlaceAdmit {
 				it.NodeID = p.NodeID
 			}

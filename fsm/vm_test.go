@@ -283,8 +283,7 @@ func TestVMDisksStayUntilEveryNodeHasAttested(t *testing.T) {
 	w := region(t, 2)
 	vm := w.vm(1, shared("root"))
 	p := w.placed(1, 1)
-	w.report(1, 1, p.Epoch, api.StateFailed)
-	must.Nil(t, w.place(w.item(PlaceUnplace, 1, 0)).Err)
+	w.released(1, 1)
 	q := w.placed(1, 2)
 	v := volumeIDs(1, 1)[0]
 	w.volumes(2, api.VolumeReady, v)

@@ -208,6 +208,18 @@ func (w *world) placed(n, node int) *api.Placement {
 	return w.s().Placement(id('m', n))
 }
 
+// released stops VM number n on its node, takes it off there and wants it to run
+// again.
+func (w *world) released(n, node int) {
+	w.t.Helper()
+	w.ok(&VMPower{ID: id('m', n), Action: "stop"})
+	w.report(node, n, w.s().Placement(id('m', n)).Epoch, api.StateStopped)
+	if r := w.place(w.item(PlaceRelease, n, 0)); r.Err != nil {
+		w.t.Fatalf("release vm-%d of node-%d: %v", n, node, r.Err)
+	}
+	w.ok(&VMPower{ID: id('m', n), Action: "start"})
+}
+
 // report says the state of VM number n from a node, at an epoch.
 func (w *world) report(node, n int, epoch api.Epoch, state api.VMState, more ...func(*api.VMReport)) {
 	w.t.Helper()
