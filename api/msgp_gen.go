@@ -12542,8 +12542,8 @@ func (z *NetworkResponse) Msgsize() (s int) {
 func (z *Node) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	// check for omitted fields
-	zb0001Len := uint32(36)
-	var zb0001Mask uint64 /* 36 bits */
+	zb0001Len := uint32(35)
+	var zb0001Mask uint64 /* 35 bits */
 	_ = zb0001Mask
 	if z.Name == "" {
 		zb0001Len--
@@ -12621,65 +12621,61 @@ func (z *Node) MarshalMsg(b []byte) (o []byte, err error) {
 		zb0001Len--
 		zb0001Mask |= 0x100000
 	}
-	if z.Watchdog == false {
+	if z.Status == "" {
 		zb0001Len--
 		zb0001Mask |= 0x200000
 	}
-	if z.Status == "" {
+	if z.StatusNote == "" {
 		zb0001Len--
 		zb0001Mask |= 0x400000
 	}
-	if z.StatusNote == "" {
+	if z.Eligibility == "" {
 		zb0001Len--
 		zb0001Mask |= 0x800000
 	}
-	if z.Eligibility == "" {
+	if z.Drain == nil {
 		zb0001Len--
 		zb0001Mask |= 0x1000000
 	}
-	if z.Drain == nil {
+	if z.Unreachable == "" {
 		zb0001Len--
 		zb0001Mask |= 0x2000000
 	}
-	if z.Unreachable == "" {
+	if z.StatusTime == 0 {
 		zb0001Len--
 		zb0001Mask |= 0x4000000
 	}
-	if z.StatusTime == 0 {
+	if z.CreateTime == 0 {
 		zb0001Len--
 		zb0001Mask |= 0x8000000
 	}
-	if z.CreateTime == 0 {
+	if z.CreateIndex == 0 {
 		zb0001Len--
 		zb0001Mask |= 0x10000000
 	}
-	if z.CreateIndex == 0 {
+	if z.ModifyIndex == 0 {
 		zb0001Len--
 		zb0001Mask |= 0x20000000
 	}
-	if z.ModifyIndex == 0 {
+	if z.CPURatioSet == 0 {
 		zb0001Len--
 		zb0001Mask |= 0x40000000
 	}
-	if z.CPURatioSet == 0 {
+	if z.MemoryRatioSet == 0 {
 		zb0001Len--
 		zb0001Mask |= 0x80000000
 	}
-	if z.MemoryRatioSet == 0 {
+	if z.GossipAddress == "" {
 		zb0001Len--
 		zb0001Mask |= 0x100000000
 	}
-	if z.GossipAddress == "" {
+	if z.Guard == "" {
 		zb0001Len--
 		zb0001Mask |= 0x200000000
 	}
-	if z.Guard == "" {
-		zb0001Len--
-		zb0001Mask |= 0x400000000
-	}
 	if z.Lost == nil {
 		zb0001Len--
-		zb0001Mask |= 0x800000000
+		zb0001Mask |= 0x400000000
 	}
 	// variable map header, size zb0001Len
 	o = msgp.AppendMapHeader(o, zb0001Len)
@@ -12876,26 +12872,21 @@ func (z *Node) MarshalMsg(b []byte) (o []byte, err error) {
 			}
 		}
 		if (zb0001Mask & 0x200000) == 0 { // if not omitted
-			// string "watchdog"
-			o = append(o, 0xa8, 0x77, 0x61, 0x74, 0x63, 0x68, 0x64, 0x6f, 0x67)
-			o = msgp.AppendBool(o, z.Watchdog)
-		}
-		if (zb0001Mask & 0x400000) == 0 { // if not omitted
 			// string "status"
 			o = append(o, 0xa6, 0x73, 0x74, 0x61, 0x74, 0x75, 0x73)
 			o = msgp.AppendString(o, string(z.Status))
 		}
-		if (zb0001Mask & 0x800000) == 0 { // if not omitted
+		if (zb0001Mask & 0x400000) == 0 { // if not omitted
 			// string "status_note"
 			o = append(o, 0xab, 0x73, 0x74, 0x61, 0x74, 0x75, 0x73, 0x5f, 0x6e, 0x6f, 0x74, 0x65)
 			o = msgp.AppendString(o, z.StatusNote)
 		}
-		if (zb0001Mask & 0x1000000) == 0 { // if not omitted
+		if (zb0001Mask & 0x800000) == 0 { // if not omitted
 			// string "eligibility"
 			o = append(o, 0xab, 0x65, 0x6c, 0x69, 0x67, 0x69, 0x62, 0x69, 0x6c, 0x69, 0x74, 0x79)
 			o = msgp.AppendString(o, string(z.Eligibility))
 		}
-		if (zb0001Mask & 0x2000000) == 0 { // if not omitted
+		if (zb0001Mask & 0x1000000) == 0 { // if not omitted
 			// string "drain"
 			o = append(o, 0xa5, 0x64, 0x72, 0x61, 0x69, 0x6e)
 			if z.Drain == nil {
@@ -12908,52 +12899,52 @@ func (z *Node) MarshalMsg(b []byte) (o []byte, err error) {
 				}
 			}
 		}
-		if (zb0001Mask & 0x4000000) == 0 { // if not omitted
+		if (zb0001Mask & 0x2000000) == 0 { // if not omitted
 			// string "unreachable"
 			o = append(o, 0xab, 0x75, 0x6e, 0x72, 0x65, 0x61, 0x63, 0x68, 0x61, 0x62, 0x6c, 0x65)
 			o = msgp.AppendString(o, z.Unreachable)
 		}
-		if (zb0001Mask & 0x8000000) == 0 { // if not omitted
+		if (zb0001Mask & 0x4000000) == 0 { // if not omitted
 			// string "status_time"
 			o = append(o, 0xab, 0x73, 0x74, 0x61, 0x74, 0x75, 0x73, 0x5f, 0x74, 0x69, 0x6d, 0x65)
 			o = msgp.AppendInt64(o, int64(z.StatusTime))
 		}
-		if (zb0001Mask & 0x10000000) == 0 { // if not omitted
+		if (zb0001Mask & 0x8000000) == 0 { // if not omitted
 			// string "create_time"
 			o = append(o, 0xab, 0x63, 0x72, 0x65, 0x61, 0x74, 0x65, 0x5f, 0x74, 0x69, 0x6d, 0x65)
 			o = msgp.AppendInt64(o, int64(z.CreateTime))
 		}
-		if (zb0001Mask & 0x20000000) == 0 { // if not omitted
+		if (zb0001Mask & 0x10000000) == 0 { // if not omitted
 			// string "create_index"
 			o = append(o, 0xac, 0x63, 0x72, 0x65, 0x61, 0x74, 0x65, 0x5f, 0x69, 0x6e, 0x64, 0x65, 0x78)
 			o = msgp.AppendUint64(o, uint64(z.CreateIndex))
 		}
-		if (zb0001Mask & 0x40000000) == 0 { // if not omitted
+		if (zb0001Mask & 0x20000000) == 0 { // if not omitted
 			// string "modify_index"
 			o = append(o, 0xac, 0x6d, 0x6f, 0x64, 0x69, 0x66, 0x79, 0x5f, 0x69, 0x6e, 0x64, 0x65, 0x78)
 			o = msgp.AppendUint64(o, uint64(z.ModifyIndex))
 		}
-		if (zb0001Mask & 0x80000000) == 0 { // if not omitted
+		if (zb0001Mask & 0x40000000) == 0 { // if not omitted
 			// string "cpu_ratio_set"
 			o = append(o, 0xad, 0x63, 0x70, 0x75, 0x5f, 0x72, 0x61, 0x74, 0x69, 0x6f, 0x5f, 0x73, 0x65, 0x74)
 			o = msgp.AppendFloat64(o, z.CPURatioSet)
 		}
-		if (zb0001Mask & 0x100000000) == 0 { // if not omitted
+		if (zb0001Mask & 0x80000000) == 0 { // if not omitted
 			// string "memory_ratio_set"
 			o = append(o, 0xb0, 0x6d, 0x65, 0x6d, 0x6f, 0x72, 0x79, 0x5f, 0x72, 0x61, 0x74, 0x69, 0x6f, 0x5f, 0x73, 0x65, 0x74)
 			o = msgp.AppendFloat64(o, z.MemoryRatioSet)
 		}
-		if (zb0001Mask & 0x200000000) == 0 { // if not omitted
+		if (zb0001Mask & 0x100000000) == 0 { // if not omitted
 			// string "gossip_address"
 			o = append(o, 0xae, 0x67, 0x6f, 0x73, 0x73, 0x69, 0x70, 0x5f, 0x61, 0x64, 0x64, 0x72, 0x65, 0x73, 0x73)
 			o = msgp.AppendString(o, z.GossipAddress)
 		}
-		if (zb0001Mask & 0x400000000) == 0 { // if not omitted
+		if (zb0001Mask & 0x200000000) == 0 { // if not omitted
 			// string "guard"
 			o = append(o, 0xa5, 0x67, 0x75, 0x61, 0x72, 0x64)
 			o = msgp.AppendString(o, string(z.Guard))
 		}
-		if (zb0001Mask & 0x800000000) == 0 { // if not omitted
+		if (zb0001Mask & 0x400000000) == 0 { // if not omitted
 			// string "lost"
 			o = append(o, 0xa4, 0x6c, 0x6f, 0x73, 0x74)
 			if z.Lost == nil {
@@ -13250,12 +13241,6 @@ func (z *Node) UnmarshalMsg(bts []byte) (o []byte, err error) {
 					return
 				}
 			}
-		case "watchdog":
-			z.Watchdog, bts, err = msgp.ReadBoolBytes(bts)
-			if err != nil {
-				err = msgp.WrapError(err, "Watchdog")
-				return
-			}
 		case "status":
 			{
 				var zb0010 string
@@ -13428,7 +13413,7 @@ func (z *Node) Msgsize() (s int) {
 	for za0007 := range z.NUMA {
 		s += z.NUMA[za0007].Msgsize()
 	}
-	s += 9 + msgp.BoolSize + 7 + msgp.StringPrefixSize + len(string(z.Status)) + 12 + msgp.StringPrefixSize + len(z.StatusNote) + 12 + msgp.StringPrefixSize + len(string(z.Eligibility)) + 6
+	s += 7 + msgp.StringPrefixSize + len(string(z.Status)) + 12 + msgp.StringPrefixSize + len(z.StatusNote) + 12 + msgp.StringPrefixSize + len(string(z.Eligibility)) + 6
 	if z.Drain == nil {
 		s += msgp.NilSize
 	} else {

@@ -49,11 +49,9 @@ type Node struct {
 	Networks    []string     `json:"networks,omitempty" msg:"networks,omitempty"` // bridges and libvirt networks that exist there
 	Drivers     []DriverInfo `json:"drivers,omitempty" msg:"drivers,omitempty"`
 	NUMA        []NUMACell   `json:"numa,omitempty" msg:"numa,omitempty"`
-	// Watchdog: the node's guard pets a hardware watchdog.
-	Watchdog    bool        `json:"watchdog,omitempty" msg:"watchdog,omitempty"`
-	Status      NodeStatus  `json:"status" msg:"status,omitempty"`
-	StatusNote  string      `json:"status_note,omitempty" msg:"status_note,omitempty"`
-	Eligibility Eligibility `json:"eligibility" msg:"eligibility,omitempty"`
+	Status      NodeStatus   `json:"status" msg:"status,omitempty"`
+	StatusNote  string       `json:"status_note,omitempty" msg:"status_note,omitempty"`
+	Eligibility Eligibility  `json:"eligibility" msg:"eligibility,omitempty"`
 	// Drain is set while the node is to be empty, and until it is used again.
 	Drain *NodeDrain `json:"drain,omitempty" msg:"drain,omitempty"`
 	// Unreachable is why the servers cannot dial the node; empty when they can.

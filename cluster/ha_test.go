@@ -14,7 +14,7 @@ import (
 
 // guarded gives a machine a guard with a watchdog and a shared pool.
 func guarded(n *api.Node) {
-	n.Guard, n.Watchdog = api.GuardWatchdog, true
+	n.Guard = api.GuardWatchdog
 	n.Pools = append(n.Pools, api.NodePool{Name: "san", Type: "dir", Shared: true, UUID: api.ID{7}, Capacity: 100 * api.GiB, Free: 100 * api.GiB})
 }
 

@@ -91,7 +91,6 @@ func TestAnHAVMIsArmedBeforeItRuns(t *testing.T) {
 		b.expect(vm1, api.StateRunning)
 		must.True(t, b.report(vm1).Armed)
 		must.Eq(t, api.GuardLeaseOnly, b.srv.registers[0].Node.Guard)
-		must.False(t, b.srv.registers[0].Node.Watchdog)
 		must.True(t, b.c.Health().OK, must.Sprint(b.c.Health().Message))
 		must.StrContains(t, b.c.Health().Message, "1 VMs are armed")
 		b.srv.order(vm2)

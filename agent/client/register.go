@@ -119,7 +119,6 @@ func (c *Client) describe(ctx context.Context) (*api.Node, error) {
 	}
 	n.Drivers = []api.DriverInfo{info}
 	n.Guard = c.guardClass()
-	n.Watchdog = n.Guard == api.GuardWatchdog
 	n.Attributes = n.Attributes.Set("driver."+info.Name+".version", info.Version).Set("driver."+info.Name+".acceleration", info.Acceleration)
 	for name, p := range c.cfg.Pools {
 		i, err := p.Info(ctx)
