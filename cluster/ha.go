@@ -150,7 +150,7 @@ func (w *hostWatch) lose(ctx context.Context, n *api.Node, wait time.Duration) e
 	silent, _ := s.leases.silent(n.ID)
 	reg := s.fsm.State().Registration(n.ID)
 	res, err := s.Apply(ctx, &fsm.HostLost{NodeID: n.ID, Session: reg.SessionID, Registered: reg.Index, Evidence: api.Evidence{
-		Kind: api.EvidenceLease, BootID: n.BootID, Term: s.raft.CurrentTerm(), Silent: api.Duration(silent), Wait: api.Duration(wait),
+		Kind: api.EvidenceLease, BootID: n.BootID, Term: s.raft.CurrentTerm(), Silent: api.Duration(silent.Round(time.Millisecond)), Wait: api.Duration(wait),
 	}})
 	switch {
 	case err == nil:

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/novacron/novacron/api"
@@ -72,8 +73,12 @@ func (s *Server) noRoomWhy(vm *api.VM) (string, time.Duration) {
 	if x.Node != "" {
 		return "it is about to be restarted on node " + x.Node, 0
 	}
-	if len(x.Counts) == 0 {
+	if len(x.Nodes) == 0 {
 		return "it is restarted as soon as there is a node", never
 	}
-	return fmt.Sprintf("no node can take it now: most fail %q", x.Counts[0].Failed), never
+	var why []string
+	for _, v := range x.Nodes[:min(len(x.Nodes), 3)] { // those that come nearest are first
+		why = append(why, fmt.Sprintf("node %s: %s", v.Node, v.Reason))
+	}
+	return fmt.Sprintf("it is restarted as soon as a node can take it; now %s (%s)", countsOf(x.Counts), strings.Join(why, "; ")), never
 }

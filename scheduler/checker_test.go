@@ -16,7 +16,9 @@ type checker struct {
 func newChecker(s *fsm.State) *checker {
 	c := &checker{s: s, on: map[api.ID]api.ID{}, taken: map[api.ID]*api.VM{}}
 	for p := range s.Placements() {
-		c.on[p.VMID] = p.NodeID
+		if p.Fenced == "" { // else it runs no more on its lost node
+			c.on[p.VMID] = p.NodeID
+		}
 	}
 	return c
 }

@@ -249,6 +249,6 @@ func (e *engine) lift(vm *api.VM, home int32) func() {
 	e.peers.put(vm.ID, nil, -1)
 	return func() {
 		shift(-1)
-		e.peers.put(vm.ID, e.state.VM(vm.ID), home)
+		e.peers.put(vm.ID, e.state.VM(vm.ID), e.countsOn(vm.ID))
 	}
 }

@@ -119,7 +119,7 @@ func (e *engine) Reset(s *fsm.State) {
 		}
 		for i := range vm.Spec.Affinities {
 			if a := &vm.Spec.Affinities[i]; a.Anti && a.Weight == 0 {
-				e.peers.put(vm.ID, vm, e.nodeOf(vm.ID))
+				e.peers.put(vm.ID, vm, e.countsOn(vm.ID))
 				break
 			}
 		}
@@ -149,7 +149,7 @@ func (e *engine) follow(c *fsm.Change) {
 		}
 	case fsm.TablePlacement:
 		old, now := both[*api.Placement](c)
-		if old != nil && now != nil && old.NodeID == now.NodeID && old.Reserved == now.Reserved {
+		if old != nil && now != nil && old.NodeID == now.NodeID && old.Reserved == now.Reserved && old.Fenced == now.Fenced {
 			return
 		}
 		for _, p := range []*api.Placement{old, now} {
@@ -296,7 +296,7 @@ func (e *engine) flush() {
 	}
 	e.stale = e.stale[:0]
 	for id := range e.changed {
-		e.peers.put(id, e.state.VM(id), e.nodeOf(id))
+		e.peers.put(id, e.state.VM(id), e.countsOn(id))
 	}
 	clear(e.changed)
 	for id := range e.arrived {
@@ -343,7 +343,16 @@ func (e *engine) read(i int32) {
 	}
 }
 
-// nodeOf returns the dense id of the node that a VM counts for, or -1: what the
+// countsOn is nodeOf for the rules between VMs: one of which there is evidence
+// that it runs no more on its lost node keeps nobody from there, and nobody with it.
+func (e *engine) countsOn(id api.ID) int32 {
+	if p := e.state.Placement(id); e.overlay[id] == nil && p != nil && p.Fenced != "" {
+		return -1
+	}
+	return e.nodeOf(id)
+}
+
+// nodeOf returns the dense id of the node that a VM takes room on, or -1: what the
 // overlay says, else the state.
 func (e *engine) nodeOf(id api.ID) int32 {
 	if p := e.overlay[id]; p != nil && (p.vm || p.gone) {
@@ -364,7 +373,7 @@ func (e *engine) nodeOf(id api.ID) int32 {
 // group, each under the id by which it is counted.
 func (e *engine) roster(ns string, f func(api.ID, *api.VM, int32)) {
 	for vm := range e.state.VMsIn(ns) {
-		if i := e.nodeOf(vm.ID); i >= 0 {
+		if i := e.countsOn(vm.ID); i >= 0 {
 			f(vm.ID, vm, i)
 		}
 	}

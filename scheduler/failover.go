@@ -1,7 +1,6 @@
 package scheduler
 
 import (
-	"cmp"
 	"slices"
 
 	"github.com/novacron/novacron/api"
@@ -39,24 +38,29 @@ func Failover(s *fsm.State) map[api.ID][]api.HAStranded {
 func (e *engine) failover(home int32, vms []*api.VM) (stranded []api.HAStranded) {
 	slices.SortFunc(vms, func(a, b *api.VM) int {
 		x, y := ItemOf(a), ItemOf(b)
-		return cmp.Or(cmp.Compare(y.Priority, x.Priority), cmp.Compare(x.Since, y.Since))
+		if x.before(&y) {
+			return -1
+		}
+		return 1
 	})
 	open := e.cols.usable.has(home)
 	e.close(home, false)
-	var moved []api.ID
+	var all []api.ID
+	for _, vm := range vms { // they run there no more, and keep nobody away
+		all = append(all, vm.ID)
+		e.overlay[vm.ID] = &pledge{node: unpinned, gone: true}
+		e.peers.put(vm.ID, nil, -1)
+	}
 	for _, vm := range vms {
-		back := e.lift(vm, home)
 		r := e.requestOf(vm, e.state.DiskVolumes(vm))
 		i, _ := e.choose(&r)
-		back()
-		if i < 0 || i == home {
+		if i < 0 {
 			stranded = append(stranded, api.HAStranded{Namespace: vm.Namespace, Name: vm.Name, Short: e.waiter(&r).Failed()})
 			continue
 		}
 		e.promise(vm.ID, i, r.class, true)
-		moved = append(moved, vm.ID)
 	}
-	e.Settle(moved...)
+	e.Settle(all...)
 	e.flush()
 	e.close(home, open)
 	return stranded
