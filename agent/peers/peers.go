@@ -99,6 +99,10 @@ func (p *Pool) Join(key []byte, members []string) error {
 	m := memberlist.DefaultLANConfig()
 	m.Name, m.SecretKey, m.Label = p.cfg.NodeID.String(), key, "clients."+p.cfg.Region
 	m.BindAddr, m.BindPort, m.AdvertiseAddr, m.AdvertisePort = p.cfg.BindAddr, p.cfg.BindPort, p.cfg.AdvertiseAddr, p.cfg.BindPort
+	// A hint is worth something only before the servers themselves have missed two
+	// beats (6 s), and a wrong one does no harm: probe more often than on LANs is
+	// usual, and give the one that is suspected less time to object.
+	m.ProbeInterval, m.ProbeTimeout, m.SuspicionMult, m.GossipInterval = 500*time.Millisecond, 200*time.Millisecond, 2, 100*time.Millisecond
 	m.TCPTimeout = 2 * time.Second
 	m.DeadNodeReclaimTime = time.Millisecond // a node that is back may be so at another address
 	m.Events = events{p}
