@@ -74,6 +74,7 @@ func (h *Host) endAgent(ctx context.Context, signal string) error {
 	case <-h.done:
 		return nil
 	case <-wait.Done():
+		_ = h.SignalAgent(context.WithoutCancel(ctx), "QUIT") // its stacks go to its log
 		return fmt.Errorf("agent of %s: %w", h.Name, wait.Err())
 	}
 }

@@ -62,6 +62,7 @@ func Run(t *testing.T, h Host) {
 		{"starts a machine paused, resumes and pauses it", paused},
 		{"keeps the epoch across a restart of the agent", epoch},
 		{"connects viewers to the console", console},
+		{"opens a console again that was just left", consoleAgain},
 		{"refuses a console that the machine does not have", noConsole},
 		{"resets a guest", reset},
 		{"asks a guest to shut down", shutdown},
@@ -301,6 +302,20 @@ func console(s *suite) {
 	must.NoError(s, s.d.Destroy(s.ctx, m.ID))
 	_, err = io.Copy(io.Discard, again) // ends with the guest
 	must.NoError(s, err)
+}
+
+func consoleAgain(s *suite) {
+	m := s.run()
+	for i := range 30 {
+		c, err := s.d.Console(s.ctx, m.ID)
+		must.NoError(s, err, must.Sprintf("attempt %d", i))
+		s.expect(c, s.h.Banner)
+		word := fmt.Sprintf("<%d>", i)
+		_, err = c.Write([]byte(word))
+		must.NoError(s, err)
+		s.expect(c, word)
+		must.NoError(s, c.Close())
+	}
 }
 
 func noConsole(s *suite) {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"time"
 
 	golibvirt "github.com/digitalocean/go-libvirt"
 
@@ -13,46 +14,64 @@ import (
 	"github.com/novacron/novacron/api"
 )
 
+const (
+	// consoleAgain bounds how often a stream that ends is opened again; the pause
+	// before grows by consolePause. A stream that lasted starts the count anew.
+	consoleAgain  = 5
+	consolePause  = 50 * time.Millisecond
+	consoleSteady = 5 * time.Second
+	// consoleFarewell is how long libvirt has to confirm the end of a stream.
+	consoleFarewell = time.Second
+)
+
+var errConsoleEnd = api.Errorf(api.CodeConsole, "the console has ended")
+
 // console is the one stream to a domain's serial console, on a connection of
 // its own, shared by its viewers. It lives while somebody looks.
 type console struct {
 	hub    *hypervisor.Hub
+	opened sync.Once
 	ready  chan struct{} // closed when open or failed
 	err    error
-	typed  *typed
+	ctx    context.Context
 	cancel context.CancelFunc
+	typed  chan []byte     // few bytes wait; writers then do
+	before <-chan struct{} // closed when the console before it has ended
+	done   chan struct{}
 }
 
-// typed carries what viewers type to libvirt. Few bytes wait; writers then do.
-type typed struct {
-	ctx  context.Context
-	ch   chan []byte
-	rest []byte
-	once sync.Once
-	open chan struct{} // go-libvirt reads only when libvirt has opened the console
+// write takes what a viewer types.
+func (c *console) write(p []byte) (int, error) {
+	select {
+	case c.typed <- append([]byte(nil), p...):
+		return len(p), nil
+	case <-c.ctx.Done():
+		return 0, io.ErrClosedPipe
+	}
 }
 
-func (t *typed) Read(p []byte) (int, error) {
-	t.once.Do(func() { close(t.open) })
-	if len(t.rest) == 0 {
+// keys carries what viewers type into one stream. Its end is the stream's: go-libvirt
+// then tells libvirt, which confirms.
+type keys struct {
+	ctx   context.Context
+	typed <-chan []byte
+	rest  []byte
+	once  sync.Once
+	open  chan struct{} // go-libvirt reads only when libvirt has opened the console
+}
+
+func (k *keys) Read(p []byte) (int, error) {
+	k.once.Do(func() { close(k.open) })
+	if len(k.rest) == 0 {
 		select {
-		case t.rest = <-t.ch:
-		case <-t.ctx.Done():
+		case k.rest = <-k.typed:
+		case <-k.ctx.Done():
 			return 0, io.EOF
 		}
 	}
-	n := copy(p, t.rest)
-	t.rest = t.rest[n:]
+	n := copy(p, k.rest)
+	k.rest = k.rest[n:]
 	return n, nil
-}
-
-func (t *typed) write(p []byte) (int, error) {
-	select {
-	case t.ch <- append([]byte(nil), p...):
-		return len(p), nil
-	case <-t.ctx.Done():
-		return 0, io.ErrClosedPipe
-	}
 }
 
 // end closes the console for everybody.
@@ -70,8 +89,8 @@ func (d *Driver) Console(ctx context.Context, id api.ID) (io.ReadWriteCloser, er
 		return nil, errClosed
 	}
 	c := d.consoles[id]
-	if c == nil || c.typed.ctx.Err() != nil { // none, or one that is closing
-		c = d.newConsole()
+	if c == nil || c.ctx.Err() != nil { // none, or one that is closing
+		c = d.newConsole(c)
 		d.consoles[id] = c
 		d.wg.Go(func() { d.serve(c, dom, id) })
 	}
@@ -90,12 +109,15 @@ func (d *Driver) Console(ctx context.Context, id api.ID) (io.ReadWriteCloser, er
 	return v, nil
 }
 
-// newConsole makes a console that closes itself when nobody looks any more.
-func (d *Driver) newConsole() *console {
+// newConsole makes a console that closes itself when nobody looks any more. It
+// opens when the one before it, if there is one, has ended.
+func (d *Driver) newConsole(before *console) *console {
 	ctx, cancel := context.WithCancel(d.ctx)
-	c := &console{ready: make(chan struct{}), cancel: cancel}
-	c.typed = &typed{ctx: ctx, ch: make(chan []byte, 16), open: make(chan struct{})}
-	c.hub = hypervisor.NewHub(c.typed.write)
+	c := &console{ready: make(chan struct{}), ctx: ctx, cancel: cancel, typed: make(chan []byte, 16), done: make(chan struct{})}
+	if before != nil {
+		c.before = before.done
+	}
+	c.hub = hypervisor.NewHub(c.write)
 	c.hub.OnIdle(func() {
 		d.mu.Lock() // viewers are attached under this lock
 		defer d.mu.Unlock()
@@ -106,10 +128,11 @@ func (d *Driver) newConsole() *console {
 	return c
 }
 
-// serve runs the stream until the guest ends, the last viewer leaves, or the
+// serve runs the console until the guest ends, the last viewer leaves, or the
 // connection is lost.
 func (d *Driver) serve(c *console, dom golibvirt.Domain, id api.ID) {
-	err := d.stream(c.typed.ctx, c, dom, id)
+	defer close(c.done)
+	err := d.streams(c, dom, id)
 	d.mu.Lock()
 	if d.consoles[id] == c {
 		delete(d.consoles, id)
@@ -117,15 +140,45 @@ func (d *Driver) serve(c *console, dom golibvirt.Domain, id api.ID) {
 	d.mu.Unlock()
 	c.cancel()
 	c.hub.Close(nil)
-	select {
-	case <-c.ready:
-	default:
-		c.err = err
-		close(c.ready)
+	c.opened.Do(func() { c.err = err; close(c.ready) })
+}
+
+// streams runs one stream after another while the guest goes on. Libvirt ends a
+// stream as it ends one whose guest is gone also when another stream to the same
+// console was still closing, and when somebody else forces the console open.
+func (d *Driver) streams(c *console, dom golibvirt.Domain, id api.ID) error {
+	if c.before != nil {
+		<-c.before // it was canceled, and takes consoleFarewell at most
+	}
+	if h, err := d.known(c.ctx); err == nil && h.logDir != "" {
+		replay(c.hub, h.serialLog(id))
+	}
+	for again := 1; ; again++ {
+		begun := time.Now()
+		if err := d.stream(c, dom); err != nil {
+			return err
+		}
+		if time.Since(begun) > consoleSteady {
+			again = 1
+		}
+		select {
+		case <-time.After(time.Duration(again) * consolePause):
+		case <-c.ctx.Done():
+			return errConsoleEnd
+		}
+		now, err := d.lookup(c.ctx, id)
+		if err != nil || now.ID != dom.ID || again > consoleAgain {
+			return errConsoleEnd
+		}
+		println("REOPEN", again, time.Since(begun).String())
 	}
 }
 
-func (d *Driver) stream(ctx context.Context, c *console, dom golibvirt.Domain, id api.ID) error {
+// stream opens the console and carries it until it ends, for which there is no
+// error, or until it breaks.
+func (d *Driver) stream(c *console, dom golibvirt.Domain) error {
+	ctx, end := context.WithCancel(c.ctx)
+	defer end()
 	open, stop := context.WithTimeout(ctx, d.cfg.Timeout)
 	defer stop()
 	cn, err := d.connect(open)
@@ -133,35 +186,32 @@ func (d *Driver) stream(ctx context.Context, c *console, dom golibvirt.Domain, i
 		return err
 	}
 	defer cn.close()
-	unhook := context.AfterFunc(ctx, cn.close)
-	defer unhook()
-	if h, err := d.known(open); err == nil && h.logDir != "" {
-		replay(c.hub, h.serialLog(id))
-	}
+	typed := &keys{ctx: ctx, typed: c.typed, open: make(chan struct{})}
 	result := make(chan error, 1)
 	if !cn.spawn(func() {
-		err := cn.rpc.DomainOpenConsoleBidirectional(dom, nil, c.typed, c.hub, uint32(golibvirt.DomainConsoleForce))
+		err := cn.rpc.DomainOpenConsoleBidirectional(dom, nil, typed, c.hub, uint32(golibvirt.DomainConsoleForce))
 		result <- classify(err)
 	}) {
 		return fmt.Errorf("%w: the connection is closed", hypervisor.ErrUnknown)
 	}
 	select {
 	case err := <-result:
-		if err == nil {
-			err = api.Errorf(api.CodeConsole, "the console has ended")
-		}
 		return err
 	case <-open.Done():
 		return fmt.Errorf("%w: the console did not open: %w", hypervisor.ErrUnknown, open.Err())
-	case <-c.typed.open:
-		close(c.ready)
+	case <-typed.open:
+		c.opened.Do(func() { close(c.ready) })
 	}
 	select {
 	case err := <-result:
 		return err
-	case <-ctx.Done(): // cn.close ends the call
-		return nil
+	case <-ctx.Done():
 	}
+	select { // typed has told libvirt that this is the end
+	case <-result:
+	case <-time.After(consoleFarewell):
+	}
+	return nil
 }
 
 // replay shows what the log of the console holds, at most a hub's history.
