@@ -253,6 +253,28 @@ type MigrationCanceled struct {
 	Migration *Migration `json:"migration" msg:"migration,omitempty"`
 }
 
+// MigrationUpdate changes the limits of a migration that is not committed; at
+// least one of them is given.
+type MigrationUpdate struct {
+	Namespace string `json:"namespace,omitempty" msg:"namespace,omitempty"`
+	// Key is the migration's id or a prefix of it, or the name or id of a VM that
+	// is being moved.
+	Key string `json:"key,omitempty" msg:"key,omitempty"`
+	// Bandwidth caps memory and disks together from now on, in bytes for each
+	// second; 0: no cap. Absent: as it is.
+	Bandwidth *Bytes `json:"bandwidth,omitempty" msg:"bandwidth,omitempty"`
+	// MaxDowntime is how long the guest may stand still from now on; where it is
+	// more than the DowntimeLimit, that rises with it. Absent: as it is.
+	MaxDowntime *Duration `json:"max_downtime,omitempty" msg:"max_downtime,omitempty"`
+}
+
+// MigrationUpdated answers MigrationUpdate, with the migration as it is then. The
+// source follows within a second.
+type MigrationUpdated struct {
+	WriteMeta `json:"meta" msg:"meta,omitempty"`
+	Migration *Migration `json:"migration" msg:"migration,omitempty"`
+}
+
 // MigrationResponse is one migration with its newest progress.
 type MigrationResponse struct {
 	QueryMeta `json:"meta" msg:"meta,omitempty"`

@@ -345,6 +345,8 @@ func migrationEvent(e *api.Event, old, v *api.Migration, _ *State) any {
 		if v.Message != "" {
 			e.Message += ": " + v.Message
 		}
+	case old.Options != v.Options:
+		e.Message = what + ": " + limitsText(&v.Options)
 	default:
 		e.Message = fmt.Sprintf("%s: the source is %s, the destination %s", what, v.Source.State, v.Dest.State)
 	}
