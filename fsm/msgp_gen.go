@@ -2114,12 +2114,16 @@ func (z *MigrationCreate) Msgsize() (s int) {
 func (z *MigrationStep) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	// check for omitted fields
-	zb0001Len := uint32(7)
-	var zb0001Mask uint8 /* 7 bits */
+	zb0001Len := uint32(8)
+	var zb0001Mask uint8 /* 8 bits */
 	_ = zb0001Mask
 	if z.Message == "" {
 		zb0001Len--
 		zb0001Mask |= 0x40
+	}
+	if z.GiveUp == false {
+		zb0001Len--
+		zb0001Mask |= 0x80
 	}
 	// variable map header, size zb0001Len
 	o = append(o, 0x80|uint8(zb0001Len))
@@ -2172,6 +2176,11 @@ func (z *MigrationStep) MarshalMsg(b []byte) (o []byte, err error) {
 			// string "message"
 			o = append(o, 0xa7, 0x6d, 0x65, 0x73, 0x73, 0x61, 0x67, 0x65)
 			o = msgp.AppendString(o, z.Message)
+		}
+		if (zb0001Mask & 0x80) == 0 { // if not omitted
+			// string "give_up"
+			o = append(o, 0xa7, 0x67, 0x69, 0x76, 0x65, 0x5f, 0x75, 0x70)
+			o = msgp.AppendBool(o, z.GiveUp)
 		}
 	}
 	return
@@ -2237,6 +2246,12 @@ func (z *MigrationStep) UnmarshalMsg(bts []byte) (o []byte, err error) {
 				err = msgp.WrapError(err, "Message")
 				return
 			}
+		case "give_up":
+			z.GiveUp, bts, err = msgp.ReadBoolBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "GiveUp")
+				return
+			}
 		default:
 			bts, err = msgp.Skip(bts)
 			if err != nil {
@@ -2251,7 +2266,7 @@ func (z *MigrationStep) UnmarshalMsg(bts []byte) (o []byte, err error) {
 
 // Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
 func (z *MigrationStep) Msgsize() (s int) {
-	s = 1 + 3 + z.ID.Msgsize() + 6 + z.Phase.Msgsize() + 5 + z.Next.Msgsize() + 3 + z.To.Msgsize() + 9 + z.Deadline.Msgsize() + 5 + z.Code.Msgsize() + 8 + msgp.StringPrefixSize + len(z.Message)
+	s = 1 + 3 + z.ID.Msgsize() + 6 + z.Phase.Msgsize() + 5 + z.Next.Msgsize() + 3 + z.To.Msgsize() + 9 + z.Deadline.Msgsize() + 5 + z.Code.Msgsize() + 8 + msgp.StringPrefixSize + len(z.Message) + 8 + msgp.BoolSize
 	return
 }
 

@@ -150,7 +150,9 @@ func (c *Client) giveMove(o *api.MoveOrder) bool {
 	}
 	v = c.vm(g.VMID)
 	v.part.give(o)
-	return v.post(event{kind: evMove, move: moveOrderOf(g, c.cfg.Node.ID)})
+	move := moveOrderOf(g, c.cfg.Node.ID)
+	move.guarded = o.VM != nil && o.VM.Spec != nil && o.VM.Spec.HA.Policy == api.HARestart
+	return v.post(event{kind: evMove, move: move})
 }
 
 // tellMove reports what a step changed of the part in a migration.
