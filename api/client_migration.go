@@ -69,6 +69,14 @@ func (m MigrationsClient) Cancel(ctx context.Context, a *MigrationCancel, o *Wri
 	return get[MigrationCanceled](ctx, m.c, r)
 }
 
+// Update changes the limits of a migration that is not committed.
+func (m MigrationsClient) Update(ctx context.Context, a *MigrationUpdate, o *WriteOptions) (*MigrationUpdated, error) {
+	if a.Key == "" {
+		return nil, Errorf(CodeInvalid, "the change of the migration is not valid: key: is missing")
+	}
+	return put[MigrationUpdated](ctx, m.c, m.c.write(http.MethodPut, "/v1/migration/"+seg(a.Key), o).set("namespace", a.Namespace), a)
+}
+
 // Watch follows a migration: it gives its state at once, whenever it changes,
 // and each second with its newest progress, until it is over. Servers that do
 // not answer are asked again for a minute. It ends with an error, or with a

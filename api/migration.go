@@ -129,6 +129,9 @@ type Migration struct {
 	// superseded; KillDest orders the destination to remove what it has.
 	KillSource bool `json:"kill_source,omitempty" msg:"kill_source,omitempty"`
 	KillDest   bool `json:"kill_destination,omitempty" msg:"kill_dest,omitempty"`
+	// GiveUp orders the destination to end what came in, unless all of it is there:
+	// the source has ended, and what was on its way has had its time.
+	GiveUp bool `json:"give_up,omitempty" msg:"give_up,omitempty"`
 	// Restart: the VM was stopped for this move and is started again after it.
 	Restart bool `json:"restart,omitempty" msg:"restart,omitempty"`
 	// Lost: the guest was on neither end any more; it is started anew.
@@ -137,11 +140,13 @@ type Migration struct {
 	Code    Code   `json:"code,omitempty" msg:"code,omitempty"`
 	Message string `json:"message,omitempty" msg:"message,omitempty"`
 	// Deadline of the whole move, while it may still be aborted.
-	Deadline    Time  `json:"deadline,omitempty" msg:"deadline,omitempty"`
-	CreateTime  Time  `json:"create_time,omitempty" msg:"create_time,omitempty"`
-	PhaseTime   Time  `json:"phase_time,omitempty" msg:"phase_time,omitempty"`
-	CommitTime  Time  `json:"commit_time,omitempty" msg:"commit_time,omitempty"`
-	EndTime     Time  `json:"end_time,omitempty" msg:"end_time,omitempty"`
+	Deadline   Time `json:"deadline,omitempty" msg:"deadline,omitempty"`
+	CreateTime Time `json:"create_time,omitempty" msg:"create_time,omitempty"`
+	PhaseTime  Time `json:"phase_time,omitempty" msg:"phase_time,omitempty"`
+	CommitTime Time `json:"commit_time,omitempty" msg:"commit_time,omitempty"`
+	EndTime    Time `json:"end_time,omitempty" msg:"end_time,omitempty"`
+	// AskTime is when the destination was asked what it has, since its source had ended.
+	AskTime     Time  `json:"ask_time,omitempty" msg:"ask_time,omitempty"`
 	CreateIndex Index `json:"create_index,omitempty" msg:"create_index,omitempty"`
 	ModifyIndex Index `json:"modify_index,omitempty" msg:"modify_index,omitempty"`
 	// Secret of the tunnel between the two ends.
@@ -249,6 +254,28 @@ type MigrationCancel struct {
 // MigrationCanceled answers MigrationCancel. The source goes on; the migration is
 // over once the destination has removed its copy.
 type MigrationCanceled struct {
+	WriteMeta `json:"meta" msg:"meta,omitempty"`
+	Migration *Migration `json:"migration" msg:"migration,omitempty"`
+}
+
+// MigrationUpdate changes the limits of a migration that is not committed; at
+// least one of them is given.
+type MigrationUpdate struct {
+	Namespace string `json:"namespace,omitempty" msg:"namespace,omitempty"`
+	// Key is the migration's id or a prefix of it, or the name or id of a VM that
+	// is being moved.
+	Key string `json:"key,omitempty" msg:"key,omitempty"`
+	// Bandwidth caps memory and disks together from now on, in bytes for each
+	// second; 0: no cap. Absent: as it is.
+	Bandwidth *Bytes `json:"bandwidth,omitempty" msg:"bandwidth,omitempty"`
+	// MaxDowntime is how long the guest may stand still from now on; where it is
+	// more than the DowntimeLimit, that rises with it. Absent: as it is.
+	MaxDowntime *Duration `json:"max_downtime,omitempty" msg:"max_downtime,omitempty"`
+}
+
+// MigrationUpdated answers MigrationUpdate, with the migration as it is then. The
+// source follows within a second.
+type MigrationUpdated struct {
 	WriteMeta `json:"meta" msg:"meta,omitempty"`
 	Migration *Migration `json:"migration" msg:"migration,omitempty"`
 }

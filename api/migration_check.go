@@ -98,6 +98,26 @@ func (r *MigrationCancel) Validate() error {
 	return c.err("the request to cancel a migration")
 }
 
+// Canonicalize fills in the namespace.
+func (r *MigrationUpdate) Canonicalize() { or(&r.Namespace, DefaultNamespace) }
+
+// Validate checks the key and the limits.
+func (r *MigrationUpdate) Validate() error {
+	var c checks
+	c.namespace("namespace", r.Namespace)
+	c.key("key", r.Key)
+	if r.Bandwidth == nil && r.MaxDowntime == nil {
+		c.add("bandwidth", "neither this nor max_downtime is given")
+	}
+	if b := r.Bandwidth; b != nil && *b != 0 {
+		between(&c, "bandwidth", *b, MinBandwidth, TiB)
+	}
+	if d := r.MaxDowntime; d != nil {
+		c.lasts("max_downtime", *d, Duration(time.Millisecond), MaxMaxDowntime)
+	}
+	return c.err("the change of the migration")
+}
+
 // Validate checks the filters.
 func (r *MigrationListRequest) Validate() error {
 	if err := r.QueryOptions.Validate(); err != nil {

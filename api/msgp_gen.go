@@ -7905,8 +7905,8 @@ func (z *ListRequest) Msgsize() (s int) {
 func (z *Migration) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	// check for omitted fields
-	zb0001Len := uint32(35)
-	var zb0001Mask uint64 /* 35 bits */
+	zb0001Len := uint32(37)
+	var zb0001Mask uint64 /* 37 bits */
 	_ = zb0001Mask
 	if z.Namespace == "" {
 		zb0001Len--
@@ -7968,49 +7968,57 @@ func (z *Migration) MarshalMsg(b []byte) (o []byte, err error) {
 		zb0001Len--
 		zb0001Mask |= 0x400000
 	}
-	if z.Restart == false {
+	if z.GiveUp == false {
 		zb0001Len--
 		zb0001Mask |= 0x800000
 	}
-	if z.Lost == false {
+	if z.Restart == false {
 		zb0001Len--
 		zb0001Mask |= 0x1000000
 	}
-	if z.Code == 0 {
+	if z.Lost == false {
 		zb0001Len--
 		zb0001Mask |= 0x2000000
 	}
-	if z.Message == "" {
+	if z.Code == 0 {
 		zb0001Len--
 		zb0001Mask |= 0x4000000
 	}
-	if z.Deadline == 0 {
+	if z.Message == "" {
 		zb0001Len--
 		zb0001Mask |= 0x8000000
 	}
-	if z.CreateTime == 0 {
+	if z.Deadline == 0 {
 		zb0001Len--
 		zb0001Mask |= 0x10000000
 	}
-	if z.PhaseTime == 0 {
+	if z.CreateTime == 0 {
 		zb0001Len--
 		zb0001Mask |= 0x20000000
 	}
-	if z.CommitTime == 0 {
+	if z.PhaseTime == 0 {
 		zb0001Len--
 		zb0001Mask |= 0x40000000
 	}
-	if z.EndTime == 0 {
+	if z.CommitTime == 0 {
 		zb0001Len--
 		zb0001Mask |= 0x80000000
 	}
-	if z.CreateIndex == 0 {
+	if z.EndTime == 0 {
 		zb0001Len--
 		zb0001Mask |= 0x100000000
 	}
-	if z.ModifyIndex == 0 {
+	if z.AskTime == 0 {
 		zb0001Len--
 		zb0001Mask |= 0x200000000
+	}
+	if z.CreateIndex == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x400000000
+	}
+	if z.ModifyIndex == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x800000000
 	}
 	// variable map header, size zb0001Len
 	o = msgp.AppendMapHeader(o, zb0001Len)
@@ -8166,56 +8174,66 @@ func (z *Migration) MarshalMsg(b []byte) (o []byte, err error) {
 			o = msgp.AppendBool(o, z.KillDest)
 		}
 		if (zb0001Mask & 0x800000) == 0 { // if not omitted
+			// string "give_up"
+			o = append(o, 0xa7, 0x67, 0x69, 0x76, 0x65, 0x5f, 0x75, 0x70)
+			o = msgp.AppendBool(o, z.GiveUp)
+		}
+		if (zb0001Mask & 0x1000000) == 0 { // if not omitted
 			// string "restart"
 			o = append(o, 0xa7, 0x72, 0x65, 0x73, 0x74, 0x61, 0x72, 0x74)
 			o = msgp.AppendBool(o, z.Restart)
 		}
-		if (zb0001Mask & 0x1000000) == 0 { // if not omitted
+		if (zb0001Mask & 0x2000000) == 0 { // if not omitted
 			// string "lost"
 			o = append(o, 0xa4, 0x6c, 0x6f, 0x73, 0x74)
 			o = msgp.AppendBool(o, z.Lost)
 		}
-		if (zb0001Mask & 0x2000000) == 0 { // if not omitted
+		if (zb0001Mask & 0x4000000) == 0 { // if not omitted
 			// string "code"
 			o = append(o, 0xa4, 0x63, 0x6f, 0x64, 0x65)
 			o = msgp.AppendUint16(o, uint16(z.Code))
 		}
-		if (zb0001Mask & 0x4000000) == 0 { // if not omitted
+		if (zb0001Mask & 0x8000000) == 0 { // if not omitted
 			// string "message"
 			o = append(o, 0xa7, 0x6d, 0x65, 0x73, 0x73, 0x61, 0x67, 0x65)
 			o = msgp.AppendString(o, z.Message)
 		}
-		if (zb0001Mask & 0x8000000) == 0 { // if not omitted
+		if (zb0001Mask & 0x10000000) == 0 { // if not omitted
 			// string "deadline"
 			o = append(o, 0xa8, 0x64, 0x65, 0x61, 0x64, 0x6c, 0x69, 0x6e, 0x65)
 			o = msgp.AppendInt64(o, int64(z.Deadline))
 		}
-		if (zb0001Mask & 0x10000000) == 0 { // if not omitted
+		if (zb0001Mask & 0x20000000) == 0 { // if not omitted
 			// string "create_time"
 			o = append(o, 0xab, 0x63, 0x72, 0x65, 0x61, 0x74, 0x65, 0x5f, 0x74, 0x69, 0x6d, 0x65)
 			o = msgp.AppendInt64(o, int64(z.CreateTime))
 		}
-		if (zb0001Mask & 0x20000000) == 0 { // if not omitted
+		if (zb0001Mask & 0x40000000) == 0 { // if not omitted
 			// string "phase_time"
 			o = append(o, 0xaa, 0x70, 0x68, 0x61, 0x73, 0x65, 0x5f, 0x74, 0x69, 0x6d, 0x65)
 			o = msgp.AppendInt64(o, int64(z.PhaseTime))
 		}
-		if (zb0001Mask & 0x40000000) == 0 { // if not omitted
+		if (zb0001Mask & 0x80000000) == 0 { // if not omitted
 			// string "commit_time"
 			o = append(o, 0xab, 0x63, 0x6f, 0x6d, 0x6d, 0x69, 0x74, 0x5f, 0x74, 0x69, 0x6d, 0x65)
 			o = msgp.AppendInt64(o, int64(z.CommitTime))
 		}
-		if (zb0001Mask & 0x80000000) == 0 { // if not omitted
+		if (zb0001Mask & 0x100000000) == 0 { // if not omitted
 			// string "end_time"
 			o = append(o, 0xa8, 0x65, 0x6e, 0x64, 0x5f, 0x74, 0x69, 0x6d, 0x65)
 			o = msgp.AppendInt64(o, int64(z.EndTime))
 		}
-		if (zb0001Mask & 0x100000000) == 0 { // if not omitted
+		if (zb0001Mask & 0x200000000) == 0 { // if not omitted
+			// string "ask_time"
+			o = append(o, 0xa8, 0x61, 0x73, 0x6b, 0x5f, 0x74, 0x69, 0x6d, 0x65)
+			o = msgp.AppendInt64(o, int64(z.AskTime))
+		}
+		if (zb0001Mask & 0x400000000) == 0 { // if not omitted
 			// string "create_index"
 			o = append(o, 0xac, 0x63, 0x72, 0x65, 0x61, 0x74, 0x65, 0x5f, 0x69, 0x6e, 0x64, 0x65, 0x78)
 			o = msgp.AppendUint64(o, uint64(z.CreateIndex))
 		}
-		if (zb0001Mask & 0x200000000) == 0 { // if not omitted
+		if (zb0001Mask & 0x800000000) == 0 { // if not omitted
 			// string "modify_index"
 			o = append(o, 0xac, 0x6d, 0x6f, 0x64, 0x69, 0x66, 0x79, 0x5f, 0x69, 0x6e, 0x64, 0x65, 0x78)
 			o = msgp.AppendUint64(o, uint64(z.ModifyIndex))
@@ -8454,6 +8472,12 @@ func (z *Migration) UnmarshalMsg(bts []byte) (o []byte, err error) {
 				err = msgp.WrapError(err, "KillDest")
 				return
 			}
+		case "give_up":
+			z.GiveUp, bts, err = msgp.ReadBoolBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "GiveUp")
+				return
+			}
 		case "restart":
 			z.Restart, bts, err = msgp.ReadBoolBytes(bts)
 			if err != nil {
@@ -8532,25 +8556,35 @@ func (z *Migration) UnmarshalMsg(bts []byte) (o []byte, err error) {
 				}
 				z.EndTime = Time(zb0014)
 			}
-		case "create_index":
+		case "ask_time":
 			{
-				var zb0015 uint64
-				zb0015, bts, err = msgp.ReadUint64Bytes(bts)
+				var zb0015 int64
+				zb0015, bts, err = msgp.ReadInt64Bytes(bts)
 				if err != nil {
-					err = msgp.WrapError(err, "CreateIndex")
+					err = msgp.WrapError(err, "AskTime")
 					return
 				}
-				z.CreateIndex = Index(zb0015)
+				z.AskTime = Time(zb0015)
 			}
-		case "modify_index":
+		case "create_index":
 			{
 				var zb0016 uint64
 				zb0016, bts, err = msgp.ReadUint64Bytes(bts)
 				if err != nil {
+					err = msgp.WrapError(err, "CreateIndex")
+					return
+				}
+				z.CreateIndex = Index(zb0016)
+			}
+		case "modify_index":
+			{
+				var zb0017 uint64
+				zb0017, bts, err = msgp.ReadUint64Bytes(bts)
+				if err != nil {
 					err = msgp.WrapError(err, "ModifyIndex")
 					return
 				}
-				z.ModifyIndex = Index(zb0016)
+				z.ModifyIndex = Index(zb0017)
 			}
 		case "secret":
 			bts, err = msgp.ReadExactBytes(bts, (z.Secret)[:])
@@ -8576,7 +8610,7 @@ func (z *Migration) Msgsize() (s int) {
 	for za0005 := range z.Disk {
 		s += 1 + 5 + msgp.StringPrefixSize + len(z.Disk[za0005].Pool) + 6 + msgp.Int64Size
 	}
-	s += 8 + msgp.ArrayHeaderSize + (len(z.Volumes) * (16 * (msgp.ByteSize))) + 9 + msgp.Int32Size + 7 + z.Source.Msgsize() + 5 + z.Dest.Msgsize() + 12 + msgp.BoolSize + 10 + msgp.BoolSize + 8 + msgp.BoolSize + 5 + msgp.BoolSize + 5 + msgp.Uint16Size + 8 + msgp.StringPrefixSize + len(z.Message) + 9 + msgp.Int64Size + 12 + msgp.Int64Size + 11 + msgp.Int64Size + 12 + msgp.Int64Size + 9 + msgp.Int64Size + 13 + msgp.Uint64Size + 13 + msgp.Uint64Size + 7 + msgp.ArrayHeaderSize + (16 * (msgp.ByteSize))
+	s += 8 + msgp.ArrayHeaderSize + (len(z.Volumes) * (16 * (msgp.ByteSize))) + 9 + msgp.Int32Size + 7 + z.Source.Msgsize() + 5 + z.Dest.Msgsize() + 12 + msgp.BoolSize + 10 + msgp.BoolSize + 8 + msgp.BoolSize + 8 + msgp.BoolSize + 5 + msgp.BoolSize + 5 + msgp.Uint16Size + 8 + msgp.StringPrefixSize + len(z.Message) + 9 + msgp.Int64Size + 12 + msgp.Int64Size + 11 + msgp.Int64Size + 12 + msgp.Int64Size + 9 + msgp.Int64Size + 9 + msgp.Int64Size + 13 + msgp.Uint64Size + 13 + msgp.Uint64Size + 7 + msgp.ArrayHeaderSize + (16 * (msgp.ByteSize))
 	return
 }
 
@@ -10720,6 +10754,333 @@ func (z *MigrationResponse) Msgsize() (s int) {
 	s += 4 + msgp.ArrayHeaderSize
 	for za0001 := range z.Why {
 		s += msgp.StringPrefixSize + len(z.Why[za0001])
+	}
+	return
+}
+
+// MarshalMsg implements msgp.Marshaler
+func (z *MigrationUpdate) MarshalMsg(b []byte) (o []byte, err error) {
+	o = msgp.Require(b, z.Msgsize())
+	// check for omitted fields
+	zb0001Len := uint32(4)
+	var zb0001Mask uint8 /* 4 bits */
+	_ = zb0001Mask
+	if z.Namespace == "" {
+		zb0001Len--
+		zb0001Mask |= 0x1
+	}
+	if z.Key == "" {
+		zb0001Len--
+		zb0001Mask |= 0x2
+	}
+	if z.Bandwidth == nil {
+		zb0001Len--
+		zb0001Mask |= 0x4
+	}
+	if z.MaxDowntime == nil {
+		zb0001Len--
+		zb0001Mask |= 0x8
+	}
+	// variable map header, size zb0001Len
+	o = append(o, 0x80|uint8(zb0001Len))
+
+	// skip if no fields are to be emitted
+	if zb0001Len != 0 {
+		if (zb0001Mask & 0x1) == 0 { // if not omitted
+			// string "namespace"
+			o = append(o, 0xa9, 0x6e, 0x61, 0x6d, 0x65, 0x73, 0x70, 0x61, 0x63, 0x65)
+			o = msgp.AppendString(o, z.Namespace)
+		}
+		if (zb0001Mask & 0x2) == 0 { // if not omitted
+			// string "key"
+			o = append(o, 0xa3, 0x6b, 0x65, 0x79)
+			o = msgp.AppendString(o, z.Key)
+		}
+		if (zb0001Mask & 0x4) == 0 { // if not omitted
+			// string "bandwidth"
+			o = append(o, 0xa9, 0x62, 0x61, 0x6e, 0x64, 0x77, 0x69, 0x64, 0x74, 0x68)
+			if z.Bandwidth == nil {
+				o = msgp.AppendNil(o)
+			} else {
+				o = msgp.AppendInt64(o, int64(*z.Bandwidth))
+			}
+		}
+		if (zb0001Mask & 0x8) == 0 { // if not omitted
+			// string "max_downtime"
+			o = append(o, 0xac, 0x6d, 0x61, 0x78, 0x5f, 0x64, 0x6f, 0x77, 0x6e, 0x74, 0x69, 0x6d, 0x65)
+			if z.MaxDowntime == nil {
+				o = msgp.AppendNil(o)
+			} else {
+				o = msgp.AppendInt64(o, int64(*z.MaxDowntime))
+			}
+		}
+	}
+	return
+}
+
+// UnmarshalMsg implements msgp.Unmarshaler
+func (z *MigrationUpdate) UnmarshalMsg(bts []byte) (o []byte, err error) {
+	var field []byte
+	_ = field
+	var zb0001 uint32
+	zb0001, bts, err = msgp.ReadMapHeaderBytes(bts)
+	if err != nil {
+		err = msgp.WrapError(err)
+		return
+	}
+	for zb0001 > 0 {
+		zb0001--
+		field, bts, err = msgp.ReadMapKeyZC(bts)
+		if err != nil {
+			err = msgp.WrapError(err)
+			return
+		}
+		switch msgp.UnsafeString(field) {
+		case "namespace":
+			z.Namespace, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Namespace")
+				return
+			}
+		case "key":
+			z.Key, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Key")
+				return
+			}
+		case "bandwidth":
+			if msgp.IsNil(bts) {
+				bts, err = msgp.ReadNilBytes(bts)
+				if err != nil {
+					return
+				}
+				z.Bandwidth = nil
+			} else {
+				if z.Bandwidth == nil {
+					z.Bandwidth = new(Bytes)
+				}
+				{
+					var zb0002 int64
+					zb0002, bts, err = msgp.ReadInt64Bytes(bts)
+					if err != nil {
+						err = msgp.WrapError(err, "Bandwidth")
+						return
+					}
+					*z.Bandwidth = Bytes(zb0002)
+				}
+			}
+		case "max_downtime":
+			if msgp.IsNil(bts) {
+				bts, err = msgp.ReadNilBytes(bts)
+				if err != nil {
+					return
+				}
+				z.MaxDowntime = nil
+			} else {
+				if z.MaxDowntime == nil {
+					z.MaxDowntime = new(Duration)
+				}
+				{
+					var zb0003 int64
+					zb0003, bts, err = msgp.ReadInt64Bytes(bts)
+					if err != nil {
+						err = msgp.WrapError(err, "MaxDowntime")
+						return
+					}
+					*z.MaxDowntime = Duration(zb0003)
+				}
+			}
+		default:
+			bts, err = msgp.Skip(bts)
+			if err != nil {
+				err = msgp.WrapError(err)
+				return
+			}
+		}
+	}
+	o = bts
+	return
+}
+
+// Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
+func (z *MigrationUpdate) Msgsize() (s int) {
+	s = 1 + 10 + msgp.StringPrefixSize + len(z.Namespace) + 4 + msgp.StringPrefixSize + len(z.Key) + 10
+	if z.Bandwidth == nil {
+		s += msgp.NilSize
+	} else {
+		s += msgp.Int64Size
+	}
+	s += 13
+	if z.MaxDowntime == nil {
+		s += msgp.NilSize
+	} else {
+		s += msgp.Int64Size
+	}
+	return
+}
+
+// MarshalMsg implements msgp.Marshaler
+func (z *MigrationUpdated) MarshalMsg(b []byte) (o []byte, err error) {
+	o = msgp.Require(b, z.Msgsize())
+	// check for omitted fields
+	zb0001Len := uint32(2)
+	var zb0001Mask uint8 /* 2 bits */
+	_ = zb0001Mask
+	if z.WriteMeta == (WriteMeta{}) {
+		zb0001Len--
+		zb0001Mask |= 0x1
+	}
+	if z.Migration == nil {
+		zb0001Len--
+		zb0001Mask |= 0x2
+	}
+	// variable map header, size zb0001Len
+	o = append(o, 0x80|uint8(zb0001Len))
+
+	// skip if no fields are to be emitted
+	if zb0001Len != 0 {
+		if (zb0001Mask & 0x1) == 0 { // if not omitted
+			// string "meta"
+			o = append(o, 0xa4, 0x6d, 0x65, 0x74, 0x61)
+			// check for omitted fields
+			zb0002Len := uint32(2)
+			var zb0002Mask uint8 /* 2 bits */
+			_ = zb0002Mask
+			if z.WriteMeta.Index == 0 {
+				zb0002Len--
+				zb0002Mask |= 0x1
+			}
+			if z.WriteMeta.Replayed == false {
+				zb0002Len--
+				zb0002Mask |= 0x2
+			}
+			// variable map header, size zb0002Len
+			o = append(o, 0x80|uint8(zb0002Len))
+
+			// skip if no fields are to be emitted
+			if zb0002Len != 0 {
+				if (zb0002Mask & 0x1) == 0 { // if not omitted
+					// string "index"
+					o = append(o, 0xa5, 0x69, 0x6e, 0x64, 0x65, 0x78)
+					o = msgp.AppendUint64(o, uint64(z.WriteMeta.Index))
+				}
+				if (zb0002Mask & 0x2) == 0 { // if not omitted
+					// string "replayed"
+					o = append(o, 0xa8, 0x72, 0x65, 0x70, 0x6c, 0x61, 0x79, 0x65, 0x64)
+					o = msgp.AppendBool(o, z.WriteMeta.Replayed)
+				}
+			}
+		}
+		if (zb0001Mask & 0x2) == 0 { // if not omitted
+			// string "migration"
+			o = append(o, 0xa9, 0x6d, 0x69, 0x67, 0x72, 0x61, 0x74, 0x69, 0x6f, 0x6e)
+			if z.Migration == nil {
+				o = msgp.AppendNil(o)
+			} else {
+				o, err = z.Migration.MarshalMsg(o)
+				if err != nil {
+					err = msgp.WrapError(err, "Migration")
+					return
+				}
+			}
+		}
+	}
+	return
+}
+
+// UnmarshalMsg implements msgp.Unmarshaler
+func (z *MigrationUpdated) UnmarshalMsg(bts []byte) (o []byte, err error) {
+	var field []byte
+	_ = field
+	var zb0001 uint32
+	zb0001, bts, err = msgp.ReadMapHeaderBytes(bts)
+	if err != nil {
+		err = msgp.WrapError(err)
+		return
+	}
+	for zb0001 > 0 {
+		zb0001--
+		field, bts, err = msgp.ReadMapKeyZC(bts)
+		if err != nil {
+			err = msgp.WrapError(err)
+			return
+		}
+		switch msgp.UnsafeString(field) {
+		case "meta":
+			var zb0002 uint32
+			zb0002, bts, err = msgp.ReadMapHeaderBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "WriteMeta")
+				return
+			}
+			for zb0002 > 0 {
+				zb0002--
+				field, bts, err = msgp.ReadMapKeyZC(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "WriteMeta")
+					return
+				}
+				switch msgp.UnsafeString(field) {
+				case "index":
+					{
+						var zb0003 uint64
+						zb0003, bts, err = msgp.ReadUint64Bytes(bts)
+						if err != nil {
+							err = msgp.WrapError(err, "WriteMeta", "Index")
+							return
+						}
+						z.WriteMeta.Index = Index(zb0003)
+					}
+				case "replayed":
+					z.WriteMeta.Replayed, bts, err = msgp.ReadBoolBytes(bts)
+					if err != nil {
+						err = msgp.WrapError(err, "WriteMeta", "Replayed")
+						return
+					}
+				default:
+					bts, err = msgp.Skip(bts)
+					if err != nil {
+						err = msgp.WrapError(err, "WriteMeta")
+						return
+					}
+				}
+			}
+		case "migration":
+			if msgp.IsNil(bts) {
+				bts, err = msgp.ReadNilBytes(bts)
+				if err != nil {
+					return
+				}
+				z.Migration = nil
+			} else {
+				if z.Migration == nil {
+					z.Migration = new(Migration)
+				}
+				bts, err = z.Migration.UnmarshalMsg(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Migration")
+					return
+				}
+			}
+		default:
+			bts, err = msgp.Skip(bts)
+			if err != nil {
+				err = msgp.WrapError(err)
+				return
+			}
+		}
+	}
+	o = bts
+	return
+}
+
+// Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
+func (z *MigrationUpdated) Msgsize() (s int) {
+	s = 1 + 5 + 1 + 6 + msgp.Uint64Size + 9 + msgp.BoolSize + 10
+	if z.Migration == nil {
+		s += msgp.NilSize
+	} else {
+		s += z.Migration.Msgsize()
 	}
 	return
 }

@@ -3,6 +3,7 @@ package api
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/shoenig/test/must"
 )
@@ -11,6 +12,8 @@ func TestRequestsAreChecked(t *testing.T) {
 	t.Parallel()
 	id := NewID()
 	sum := strings.Repeat("ab", 32)
+	rate := func(b Bytes) *Bytes { return &b }
+	atMost := func(d time.Duration) *Duration { return (*Duration)(&d) }
 	node := func(change func(*Node)) *NodeRegister {
 		n := &Node{ID: id, Name: "host1.example.org", Datacenter: "dc1", Region: "eu", Address: "10.0.0.1:7647"}
 		change(n)
@@ -96,6 +99,13 @@ func TestRequestsAreChecked(t *testing.T) {
 		{"migration priority", &MigrationCreate{Namespace: "default", VM: "web", Priority: -3}, "priority"},
 		{"migration list", &MigrationListRequest{VM: "a b"}, "vm"},
 		{"migration cancel", &MigrationCancel{Namespace: "default"}, "key"},
+		{"migration update", &MigrationUpdate{Namespace: "default", Key: "web", Bandwidth: new(Bytes), MaxDowntime: atMost(time.Second)}, ""},
+		{"migration update key", &MigrationUpdate{Namespace: "default", Bandwidth: new(Bytes)}, "key"},
+		{"migration update nothing", &MigrationUpdate{Namespace: "default", Key: "web"}, "bandwidth"},
+		{"migration update bandwidth", &MigrationUpdate{Namespace: "default", Key: "web", Bandwidth: rate(KiB)}, "bandwidth"},
+		{"migration update negative", &MigrationUpdate{Namespace: "default", Key: "web", Bandwidth: rate(-1)}, "bandwidth"},
+		{"migration update downtime", &MigrationUpdate{Namespace: "default", Key: "web", MaxDowntime: new(Duration)}, "max_downtime"},
+		{"migration update long", &MigrationUpdate{Namespace: "default", Key: "web", MaxDowntime: atMost(2 * time.Hour)}, "max_downtime"},
 		{"get", &GetRequest{Key: "web"}, ""},
 		{"get without key", &GetRequest{}, "key"},
 		{"get path", &GetRequest{Key: ".."}, "key"},

@@ -27,6 +27,9 @@ func (r *MigrationCreate) Scope() string { return scope(r.Namespace) }
 func (r *MigrationCancel) Scope() string { return scope(r.Namespace) }
 
 // Scope: see QueryOptions.Scope.
+func (r *MigrationUpdate) Scope() string { return scope(r.Namespace) }
+
+// Scope: see QueryOptions.Scope.
 func (r *VolumeCreate) Scope() string { return scope(r.Namespace) }
 
 // Scope: see QueryOptions.Scope.

@@ -32,6 +32,7 @@ var migrationKind = &kindOf[*api.Migration]{
 func (s *Server) migrationEndpoints() {
 	write(s, "Migration.Create", acl.WriteVM, s.migrationCreate)
 	write(s, "Migration.Cancel", acl.WriteVM, s.migrationCancel)
+	write(s, "Migration.Update", acl.WriteVM, s.migrationUpdate)
 	read(s, "Migration.Get", acl.ReadVM, s.migrationGet)
 	read(s, "Migration.List", acl.ReadVM, s.migrationList)
 }
@@ -172,6 +173,20 @@ func (s *Server) migrationCancel(ctx context.Context, req *api.MigrationCancel) 
 		}
 		return &api.MigrationCanceled{WriteMeta: api.WriteMeta{Index: res.Index}, Migration: shown(value[*api.Migration](res))}, nil
 	}
+}
+
+// migrationUpdate changes the limits of a move that is under way or waits; the
+// source hears of them in its stream of orders.
+func (s *Server) migrationUpdate(ctx context.Context, req *api.MigrationUpdate) (*api.MigrationUpdated, error) {
+	m, err := findMigration(ctx, acl.WriteVM, s.fsm.State(), req.Namespace, req.Key)
+	if err != nil {
+		return nil, err
+	}
+	res, err := s.Apply(ctx, &fsm.MigrationUpdate{ID: m.ID, Bandwidth: req.Bandwidth, MaxDowntime: req.MaxDowntime})
+	if err != nil {
+		return nil, err
+	}
+	return &api.MigrationUpdated{WriteMeta: api.WriteMeta{Index: res.Index, Replayed: res.Replayed}, Migration: shown(value[*api.Migration](res))}, nil
 }
 
 // findMigration finds a migration by its id or a prefix of it, or by a VM, whose

@@ -152,7 +152,8 @@ func (l *moveLoop) planNow(st *fsm.State) *movePlan {
 // pass does what is due. It reports whether somebody waits though there is room.
 func (l *moveLoop) pass(ctx context.Context) (stuck bool, err error) {
 	plan := l.plan()
-	l.alarm(plan.late)
+	l.alarm(plan.late, "a migration is stuck: it is neither done nor aborted")
+	l.alarm(plan.unresumed, "a migration is stuck: its guest has not gone on at its new owner")
 	for _, s := range plan.steps {
 		if _, err := l.commit(ctx, s); err != nil {
 			return false, err
@@ -196,6 +197,7 @@ func (l *moveLoop) plan() movePlan {
 	metrics.SetGauge([]string{"migration", "queued"}, float32(plan.waiting))
 	metrics.SetGauge([]string{"migration", "active"}, float32(plan.active))
 	metrics.SetGauge([]string{"migration", "indeterminate"}, float32(len(plan.late)))
+	metrics.SetGauge([]string{"migration", "unresumed"}, float32(len(plan.unresumed)))
 	return plan
 }
 
@@ -243,15 +245,15 @@ func (l *moveLoop) commit(ctx context.Context, s *fsm.MigrationStep) (done bool,
 	return true, nil
 }
 
-// alarm tells once about each migration of which nobody knows how it ends.
-func (l *moveLoop) alarm(late []*api.Migration) {
-	for _, m := range late {
+// alarm tells once about each migration that somebody has to look at.
+func (l *moveLoop) alarm(stuck []*api.Migration, what string) {
+	for _, m := range stuck {
 		if l.alarmed[m.ID] {
 			continue
 		}
 		l.alarmed[m.ID] = true
-		l.log.Error("a migration is stuck: it is neither done nor aborted", "migration", m.ID, "vm", m.Namespace+"/"+m.VMName, "phase", m.Phase,
-			"from", m.FromNode, "source", m.Source.State, "to", m.ToNode, "destination", m.Dest.State)
+		l.log.Error(what, "migration", m.ID, "vm", m.Namespace+"/"+m.VMName, "phase", m.Phase,
+			"from", m.FromNode, "source", m.Source.State, "to", m.ToNode, "destination", m.Dest.State, "message", m.Dest.Message)
 	}
 }
 

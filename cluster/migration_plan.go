@@ -16,6 +16,8 @@ const (
 	moveCapNode     = 2                 // and for each node
 	moveLate        = 120 * time.Second // after its deadline: somebody has to look
 	moveLateSwitch  = 30 * time.Second  // switched for so long
+	moveDangling    = 30 * time.Second  // for what came in to become whole after its source has ended
+	moveUnresumed   = 30 * time.Second  // committed, and the new owner has not said that the guest goes on
 	moveTick        = time.Second
 	moveQueueBreath = 20 * time.Millisecond // between two looks at a queue in which nobody fits
 )
@@ -27,10 +29,12 @@ type movePlan struct {
 	queue []*api.Migration     // what may be admitted, in order, as long as there is room
 	free  int                  // how many more may be under way
 	// busy are the nodes that take part in no more moves now, and why.
-	busy    map[api.ID]string
-	late    []*api.Migration // nobody knows how they end
-	waiting int              // in the queue
-	active  int              // under way
+	busy map[api.ID]string
+	late []*api.Migration // nobody knows how they end
+	// unresumed have a new owner that has not said for long that the guest goes on.
+	unresumed []*api.Migration
+	waiting   int // in the queue
+	active    int // under way
 }
 
 // planMoves decides about the active migrations with these ids.
@@ -72,6 +76,9 @@ func planMoves(st *fsm.State, ids []api.ID, now time.Time) movePlan {
 		}
 		if isLate(m, now) {
 			p.late = append(p.late, m)
+		}
+		if isUnresumed(m, now) {
+			p.unresumed = append(p.unresumed, m)
 		}
 	}
 	return p
@@ -120,6 +127,14 @@ func dueStep(st *fsm.State, m *api.Migration, now time.Time) *fsm.MigrationStep 
 			return abort(api.CodeDeadline, "no node could take it within %s", wait)
 		}
 		return nil
+	}
+	if fsm.Dangling(st, m) {
+		if now.Sub(max(m.PhaseTime, m.AskTime).Time()) < moveDangling {
+			return nil
+		}
+		s := abort(api.CodeMigration, "node %s has ended, and what came in on node %s did not become whole within %s", m.FromNode, m.ToNode, moveDangling)
+		s.GiveUp = true
+		return s
 	}
 	over := m.Deadline != 0 && !now.Before(m.Deadline.Time())
 	switch {
@@ -173,6 +188,12 @@ func isLate(m *api.Migration, now time.Time) bool {
 		return true
 	}
 	return m.Phase != api.MigrationQueued && m.Deadline != 0 && now.Sub(m.Deadline.Time()) > moveLate
+}
+
+// isUnresumed reports whether a guest has not gone on for long since its cutover,
+// or its new owner has not said so.
+func isUnresumed(m *api.Migration, now time.Time) bool {
+	return m.Phase == api.MigrationCommitted && !m.Dest.Clean && now.Sub(m.CommitTime.Time()) > moveUnresumed
 }
 
 func timeoutOf(m *api.Migration) time.Duration {

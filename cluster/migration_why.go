@@ -83,6 +83,9 @@ func (w *whyMove) under() {
 	case api.MigrationCommitted:
 		if !m.Dest.Clean {
 			w.say("node %s owns the VM: waits for its word that the guest goes on there", m.ToNode)
+			if m.Dest.Message != "" {
+				w.say("node %s cannot let it go on, and tries again: %s", m.ToNode, m.Dest.Message)
+			}
 		}
 		if !m.Source.Clean {
 			w.say("waits for node %s to clear away what is left of it", m.FromNode)
@@ -90,6 +93,8 @@ func (w *whyMove) under() {
 	case api.MigrationAborting:
 		w.say("it is being ended: %s", orElse(m.Message, "no reason is known"))
 		switch {
+		case m.GiveUp && !m.KillDest:
+			w.say("the guest is on no node as a whole: waits for node %s to end the part that came in", m.ToNode)
 		case m.KillDest && !m.Dest.Clean:
 			w.say("waits for node %s to remove its copy", m.ToNode)
 		case !m.KillDest && m.Source.State == api.EndCopying:

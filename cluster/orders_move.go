@@ -135,7 +135,7 @@ func moveSum(o *api.MoveOrder) uint64 {
 	h.WriteString(o.Peer)
 	h.WriteByte(0)
 	maphash.WriteComparable(&h, m.Options)
-	maphash.WriteComparable(&h, [3]bool{m.KillSource, m.KillDest, m.Lost})
+	maphash.WriteComparable(&h, [4]bool{m.KillSource, m.KillDest, m.Lost, m.GiveUp})
 	maphash.WriteComparable(&h, m.Attempts)
 	if o.VM != nil {
 		maphash.WriteComparable(&h, orderSum(o.VM))

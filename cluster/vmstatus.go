@@ -131,6 +131,11 @@ func (s *Server) stateReasons(st *fsm.State, r *api.VMStatusResponse, why func(s
 		} else {
 			why("node %s is at work: %s", r.Node, p.State)
 		}
+	case api.StatePaused:
+		if p.Desired == api.PowerRunning && p.Message != "" {
+			why("the guest stands still on node %s and cannot go on: %s", r.Node, p.Message)
+			why("the node tries again, at least each 30 s; to give up what the guest has in memory, stop it by force and start it: novacron vm stop -force %s", vm.Name)
+		}
 	case api.StateRunning:
 		if p.Desired == api.PowerStopped {
 			why("the guest was asked to shut down; it is forced off after %s", vm.Spec.StopTimeout)

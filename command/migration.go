@@ -1,6 +1,7 @@
 package command
 
 import (
+	"flag"
 	"fmt"
 	"time"
 
@@ -31,6 +32,12 @@ func migrationSpecs() []*spec {
 			long:     "MIGRATION is its id or the beginning of it, or a VM, whose newest move is meant.\nThe exit code is 0 only when the VM was moved.",
 			examples: []string{"novacron migration watch web"},
 			build:    simple(with(func(c *call, cl *api.Client) error { return followMove(c, cl, c.args[0], "") })),
+		},
+		{
+			name: "migration update", args: "MIGRATION", min: 1, max: 1, synopsis: "change what a move may use while it is under way",
+			long:     "MIGRATION is its id or the beginning of it, or a VM that is being moved. The node\nthat sends follows within a second. Refused once the guest has left its node, and\nfor cold moves.",
+			examples: []string{"novacron migration update web -bandwidth 50MiB", "novacron migration update web -bandwidth 0 -max-downtime 2s"},
+			build:    migrationUpdate,
 		},
 		{
 			name: "migration cancel", args: "MIGRATION...", min: 1, max: -1, synopsis: "end moves; the guests go on where they are",
@@ -143,6 +150,34 @@ func optionsText(o *api.MigrationOptions) string {
 		s += ", warm if it does not converge"
 	}
 	return s
+}
+
+func migrationUpdate(f *flags) func(*call) error {
+	bandwidth := f.size("bandwidth", "send no more than this `size` in a second, memory and disks together; 0: as fast as it can")
+	downtime := f.Duration("max-downtime", 0, "the guest may stand still for this `time` at the switch-over")
+	return with(func(c *call, cl *api.Client) error {
+		u := &api.MigrationUpdate{Key: c.args[0]}
+		f.Visit(func(fl *flag.Flag) {
+			switch fl.Name {
+			case "bandwidth":
+				u.Bandwidth = bandwidth
+			case "max-downtime":
+				u.MaxDowntime = (*api.Duration)(downtime)
+			}
+		})
+		if u.Bandwidth == nil && u.MaxDowntime == nil {
+			return usagef("nothing to change: give -bandwidth or -max-downtime")
+		}
+		r, err := write(c, func(o *api.WriteOptions) (*api.MigrationUpdated, error) { return cl.Migrations().Update(c, u, o) })
+		if err != nil {
+			return err
+		}
+		m := r.Migration
+		return c.out.show(m, func() error {
+			c.out.say("%s: the move is %s: %s", m.VMName, m.Phase, optionsText(&m.Options))
+			return nil
+		})
+	})
 }
 
 func migrationCancel(*flags) func(*call) error {

@@ -192,3 +192,29 @@ func TestMigrationsAreListedShownAndCanceled(t *testing.T) {
 	must.StrContains(t, d.ok("operator", "scheduler", "set", "-migrations", "4", "-node-migrations", "1"), "4 at once, 1 for each node")
 	d.ok("operator", "scheduler", "set", "-migrations", "0", "-node-migrations", "0")
 }
+
+func TestTheLimitsOfAMoveAreChanged(t *testing.T) {
+	slow := aMove(api.MigrationCopying)
+	slow.Options.Bandwidth = 5 * api.MiB
+	c, s := atScript(t, map[string][]any{"Migration.Update": {
+		&api.MigrationUpdated{Migration: slow}, &api.MigrationUpdated{Migration: aMove(api.MigrationCopying)},
+		api.Errorf(api.CodeState, "migration abcdef01 is done: node n2 owns the VM").WithHint("a hint"),
+	}})
+	must.StrContains(t, c.ok("migration", "update", "web", "-bandwidth", "5MiB"), "web: the move is copying: downtime 300ms to 3s, timeout 30m, compress auto, at most 5 MiB/s")
+	c.ok("migration", "update", "web", "-bandwidth", "0", "-max-downtime", "2s")
+	for i, want := range []string{`{"namespace":"default","key":"web","bandwidth":5242880}`, `{"namespace":"default","key":"web","bandwidth":0,"max_downtime":"2s"}`} {
+		got, err := json.Marshal(s.asked["Migration.Update"][i])
+		must.NoError(t, err)
+		must.Eq(t, want, string(got))
+	}
+	errs := c.fails(exitError, "migration", "update", "web", "-max-downtime", "1s")
+	must.StrContains(t, errs, "node n2 owns the VM")
+	must.StrContains(t, errs, "a hint")
+	asked := len(s.asked["Migration.Update"])
+	must.StrContains(t, c.fails(exitUsage, "migration", "update", "web"), "-bandwidth or -max-downtime")
+	c.fails(exitUsage, "migration", "update", "-bandwidth", "1MiB")
+	must.StrContains(t, c.fails(exitUsage, "migration", "update", "web", "-bandwidth", "fast"), "bandwidth")
+	must.StrContains(t, c.fails(exitError, "migration", "update", "web", "-bandwidth", "1KiB"), "NOVA-1000")
+	must.StrContains(t, c.fails(exitError, "migration", "update", "web", "-max-downtime", "0s"), "max_downtime")
+	must.Len(t, asked, s.asked["Migration.Update"], must.Sprint("what is not valid is not sent on"))
+}

@@ -67,6 +67,8 @@ const (
 	cmdNodeDrain       = 38
 	cmdHostLost        = 39
 	cmdHASet           = 40
+
+	cmdMigrationUpdate = 41
 )
 
 // Spec is the registration of a command.
@@ -132,6 +134,7 @@ func DefaultRegistry() *Registry {
 	r.add("NodeDrain", 1, func() Command { return new(NodeDrain) })
 	r.add("HostLost", 1, func() Command { return new(HostLost) })
 	r.add("HASet", 1, func() Command { return new(HASet) })
+	r.add("MigrationUpdate", 1, func() Command { return new(MigrationUpdate) })
 	return r
 }
 

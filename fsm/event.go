@@ -345,6 +345,10 @@ func migrationEvent(e *api.Event, old, v *api.Migration, _ *State) any {
 		if v.Message != "" {
 			e.Message += ": " + v.Message
 		}
+	case old.Options != v.Options:
+		e.Message = what + ": " + limitsText(&v.Options)
+	case v.Phase == api.MigrationCommitted && v.Dest.Message != "" && v.Dest.Message != old.Dest.Message:
+		e.Type, e.Message = "unresumed", fmt.Sprintf("%s: the guest does not go on on %s yet: %s", what, to, v.Dest.Message)
 	default:
 		e.Message = fmt.Sprintf("%s: the source is %s, the destination %s", what, v.Source.State, v.Dest.State)
 	}

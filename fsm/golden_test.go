@@ -80,6 +80,7 @@ func samples() map[uint16]Command {
 		&MigrationStep{ID: id('x', 1), Phase: api.MigrationQueued, Next: api.MigrationProposed, To: id('n', 2), Deadline: 9, Code: api.CodeMigration, Message: "m"},
 		&NodeDrain{ID: id('n', 1), Drain: &api.NodeDrain{Mode: api.DrainMode, Deadline: 9, Force: true, By: "b"}, Start: 8, CheckIndex: check},
 		&HostLost{NodeID: id('n', 1), Session: id('s', 1), Registered: 7, Evidence: api.Evidence{Kind: api.EvidenceLease, BootID: "b", Term: 3, Silent: 33, Wait: 32}},
+		&MigrationUpdate{ID: id('x', 1), Bandwidth: ptr(api.MiB), MaxDowntime: ptr(api.Duration(5))},
 		&HASet{Config: api.HAConfig{Fencing: api.FencingLeaseOnly, Wait: 40, Hold: &api.HAHold{Storm: true, Reason: "r", By: "b", Since: 5}, Disarmed: true}, CheckIndex: check},
 	}
 	out := map[uint16]Command{}

@@ -101,15 +101,17 @@ func (tx *Txn) unfence(node api.ID, rebooted bool) {
 // lostFor reports whether a VM certainly does not run on a node, and never will
 // by itself: the node is gone for good, or lost with evidence that covers the VM.
 // Where the VM is not owned, it cannot run without having read a commit.
-func (tx *Txn) lostFor(vm, node api.ID) bool {
-	n := tx.s.Node(node)
+func (tx *Txn) lostFor(vm, node api.ID) bool { return lostFor(tx.s, vm, node) }
+
+func lostFor(s *State, vm, node api.ID) bool {
+	n := s.Node(node)
 	if n == nil {
 		return true
 	}
 	if n.Status != api.NodeLost {
 		return false
 	}
-	p := tx.s.Placement(vm)
+	p := s.Placement(vm)
 	return p == nil || p.NodeID != node || p.Fenced != ""
 }
 

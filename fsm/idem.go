@@ -88,7 +88,7 @@ func (tx *Txn) answer(rec *IdemRecord) *Result {
 		res.Value = nilless(s.Image(rec.NounID))
 	case cmdNetworkApply:
 		res.Value = nilless(s.Network(rec.NounName))
-	case cmdMigrationCreate:
+	case cmdMigrationCreate, cmdMigrationUpdate:
 		res.Value = nilless(s.Migration(rec.NounID))
 	case cmdTokenCreate:
 		if t := s.Token(rec.NounID); t != nil {

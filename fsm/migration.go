@@ -82,6 +82,7 @@ func (c *MigrationCreate) apply(tx *Txn) (any, error) {
 	unreserve(&m)
 	m.Volumes, m.Attempts, m.Source, m.Dest = nil, 0, api.MigrationEnd{}, api.MigrationEnd{}
 	m.KillSource, m.KillDest, m.Lost, m.Code, m.Message, m.Deadline, m.CommitTime, m.EndTime = false, false, false, 0, "", 0, 0, 0
+	m.GiveUp, m.AskTime = false, 0
 	tx.pruneMigrations(vm.ID)
 	migrationDef.put(tx, &m)
 	tx.made(m.ID, "")
@@ -154,6 +155,8 @@ type MigrationStep struct {
 	// Code and Message say why (aborting).
 	Code    api.Code `msg:"code,omitempty"`
 	Message string   `msg:"message,omitempty"`
+	// GiveUp (aborting): the destination is to end what is not whole (Dangling).
+	GiveUp bool `msg:"give_up,omitempty"`
 }
 
 // CommandID is 37.
@@ -168,6 +171,9 @@ func (c *MigrationStep) Validate() error {
 		k.id("to", c.To)
 	}
 	k.text("message", c.Message)
+	if c.GiveUp && c.Next != api.MigrationAborting {
+		k.fail("give_up", "is for moves that are being ended")
+	}
 	return k.done()
 }
 
@@ -195,7 +201,11 @@ func (c *MigrationStep) apply(tx *Txn) (any, error) {
 		next.Attempts++
 		next.Phase = api.MigrationCopying
 	case api.MigrationAborting:
-		if err := tx.abort(&next, c.Code, c.Message); err != nil {
+		end := func() error { return tx.abort(&next, c.Code, c.Message) }
+		if c.GiveUp {
+			end = func() error { return tx.giveUp(&next, c) }
+		}
+		if err := end(); err != nil {
 			return nil, err
 		}
 	}
@@ -330,11 +340,13 @@ func (tx *Txn) putMigration(old, m *api.Migration) *api.Migration {
 
 // side is an end with what is known of its node. What was said before the
 // node's machine was started anew counts no more.
-func (tx *Txn) side(vm, node api.ID, e api.MigrationEnd) side {
-	if n := tx.s.Node(node); n != nil && e.BootID != "" && e.BootID != n.BootID {
+func (tx *Txn) side(vm, node api.ID, e api.MigrationEnd) side { return sideOf(tx.s, vm, node, e) }
+
+func sideOf(s *State, vm, node api.ID, e api.MigrationEnd) side {
+	if n := s.Node(node); n != nil && e.BootID != "" && e.BootID != n.BootID {
 		e = api.MigrationEnd{State: api.EndUnknown, Attempt: e.Attempt, Clean: e.Clean}
 	}
-	return side{MigrationEnd: e, lost: !node.IsZero() && tx.lostFor(vm, node)}
+	return side{MigrationEnd: e, lost: !node.IsZero() && lostFor(s, vm, node)}
 }
 
 // carryOut changes a migration as was decided; false when nothing is to be done.
@@ -348,6 +360,7 @@ func (tx *Txn) carryOut(m *api.Migration, what move) bool {
 		m.KillSource, m.Phase = true, api.MigrationSwitched
 	case moveAsk:
 		m.Attempts++
+		m.AskTime = tx.now
 	case moveKillDest:
 		m.KillDest = true
 	case moveCommit:

@@ -2114,12 +2114,16 @@ func (z *MigrationCreate) Msgsize() (s int) {
 func (z *MigrationStep) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	// check for omitted fields
-	zb0001Len := uint32(7)
-	var zb0001Mask uint8 /* 7 bits */
+	zb0001Len := uint32(8)
+	var zb0001Mask uint8 /* 8 bits */
 	_ = zb0001Mask
 	if z.Message == "" {
 		zb0001Len--
 		zb0001Mask |= 0x40
+	}
+	if z.GiveUp == false {
+		zb0001Len--
+		zb0001Mask |= 0x80
 	}
 	// variable map header, size zb0001Len
 	o = append(o, 0x80|uint8(zb0001Len))
@@ -2172,6 +2176,11 @@ func (z *MigrationStep) MarshalMsg(b []byte) (o []byte, err error) {
 			// string "message"
 			o = append(o, 0xa7, 0x6d, 0x65, 0x73, 0x73, 0x61, 0x67, 0x65)
 			o = msgp.AppendString(o, z.Message)
+		}
+		if (zb0001Mask & 0x80) == 0 { // if not omitted
+			// string "give_up"
+			o = append(o, 0xa7, 0x67, 0x69, 0x76, 0x65, 0x5f, 0x75, 0x70)
+			o = msgp.AppendBool(o, z.GiveUp)
 		}
 	}
 	return
@@ -2237,6 +2246,12 @@ func (z *MigrationStep) UnmarshalMsg(bts []byte) (o []byte, err error) {
 				err = msgp.WrapError(err, "Message")
 				return
 			}
+		case "give_up":
+			z.GiveUp, bts, err = msgp.ReadBoolBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "GiveUp")
+				return
+			}
 		default:
 			bts, err = msgp.Skip(bts)
 			if err != nil {
@@ -2251,7 +2266,151 @@ func (z *MigrationStep) UnmarshalMsg(bts []byte) (o []byte, err error) {
 
 // Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
 func (z *MigrationStep) Msgsize() (s int) {
-	s = 1 + 3 + z.ID.Msgsize() + 6 + z.Phase.Msgsize() + 5 + z.Next.Msgsize() + 3 + z.To.Msgsize() + 9 + z.Deadline.Msgsize() + 5 + z.Code.Msgsize() + 8 + msgp.StringPrefixSize + len(z.Message)
+	s = 1 + 3 + z.ID.Msgsize() + 6 + z.Phase.Msgsize() + 5 + z.Next.Msgsize() + 3 + z.To.Msgsize() + 9 + z.Deadline.Msgsize() + 5 + z.Code.Msgsize() + 8 + msgp.StringPrefixSize + len(z.Message) + 8 + msgp.BoolSize
+	return
+}
+
+// MarshalMsg implements msgp.Marshaler
+func (z *MigrationUpdate) MarshalMsg(b []byte) (o []byte, err error) {
+	o = msgp.Require(b, z.Msgsize())
+	// check for omitted fields
+	zb0001Len := uint32(3)
+	var zb0001Mask uint8 /* 3 bits */
+	_ = zb0001Mask
+	if z.Bandwidth == nil {
+		zb0001Len--
+		zb0001Mask |= 0x2
+	}
+	if z.MaxDowntime == nil {
+		zb0001Len--
+		zb0001Mask |= 0x4
+	}
+	// variable map header, size zb0001Len
+	o = append(o, 0x80|uint8(zb0001Len))
+
+	// skip if no fields are to be emitted
+	if zb0001Len != 0 {
+		// string "id"
+		o = append(o, 0xa2, 0x69, 0x64)
+		o, err = z.ID.MarshalMsg(o)
+		if err != nil {
+			err = msgp.WrapError(err, "ID")
+			return
+		}
+		if (zb0001Mask & 0x2) == 0 { // if not omitted
+			// string "bandwidth"
+			o = append(o, 0xa9, 0x62, 0x61, 0x6e, 0x64, 0x77, 0x69, 0x64, 0x74, 0x68)
+			if z.Bandwidth == nil {
+				o = msgp.AppendNil(o)
+			} else {
+				o, err = z.Bandwidth.MarshalMsg(o)
+				if err != nil {
+					err = msgp.WrapError(err, "Bandwidth")
+					return
+				}
+			}
+		}
+		if (zb0001Mask & 0x4) == 0 { // if not omitted
+			// string "max_downtime"
+			o = append(o, 0xac, 0x6d, 0x61, 0x78, 0x5f, 0x64, 0x6f, 0x77, 0x6e, 0x74, 0x69, 0x6d, 0x65)
+			if z.MaxDowntime == nil {
+				o = msgp.AppendNil(o)
+			} else {
+				o, err = z.MaxDowntime.MarshalMsg(o)
+				if err != nil {
+					err = msgp.WrapError(err, "MaxDowntime")
+					return
+				}
+			}
+		}
+	}
+	return
+}
+
+// UnmarshalMsg implements msgp.Unmarshaler
+func (z *MigrationUpdate) UnmarshalMsg(bts []byte) (o []byte, err error) {
+	var field []byte
+	_ = field
+	var zb0001 uint32
+	zb0001, bts, err = msgp.ReadMapHeaderBytes(bts)
+	if err != nil {
+		err = msgp.WrapError(err)
+		return
+	}
+	for zb0001 > 0 {
+		zb0001--
+		field, bts, err = msgp.ReadMapKeyZC(bts)
+		if err != nil {
+			err = msgp.WrapError(err)
+			return
+		}
+		switch msgp.UnsafeString(field) {
+		case "id":
+			bts, err = z.ID.UnmarshalMsg(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "ID")
+				return
+			}
+		case "bandwidth":
+			if msgp.IsNil(bts) {
+				bts, err = msgp.ReadNilBytes(bts)
+				if err != nil {
+					return
+				}
+				z.Bandwidth = nil
+			} else {
+				if z.Bandwidth == nil {
+					z.Bandwidth = new(api.Bytes)
+				}
+				bts, err = z.Bandwidth.UnmarshalMsg(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Bandwidth")
+					return
+				}
+			}
+		case "max_downtime":
+			if msgp.IsNil(bts) {
+				bts, err = msgp.ReadNilBytes(bts)
+				if err != nil {
+					return
+				}
+				z.MaxDowntime = nil
+			} else {
+				if z.MaxDowntime == nil {
+					z.MaxDowntime = new(api.Duration)
+				}
+				bts, err = z.MaxDowntime.UnmarshalMsg(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "MaxDowntime")
+					return
+				}
+			}
+		default:
+			bts, err = msgp.Skip(bts)
+			if err != nil {
+				err = msgp.WrapError(err)
+				return
+			}
+		}
+	}
+	o = bts
+	return
+}
+
+// Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
+func (z *MigrationUpdate) Msgsize() (s int) {
+	s = 1 + 3 + z.ID.Msgsize() + 10
+	if z.Bandwidth == nil {
+		s += msgp.NilSize
+	} else {
+		s += z.Bandwidth.Msgsize()
+	}
+	s += 13
+	if z.MaxDowntime == nil {
+		s += msgp.NilSize
+	} else {
+		s += z.MaxDowntime.Msgsize()
+	}
 	return
 }
 

@@ -54,6 +54,14 @@ func newLadder(o api.MigrationOptions) *ladder {
 	return l
 }
 
+// allow takes other limits, which the servers have set, and returns the downtime
+// to allow from now on. The ladder is climbed anew from there.
+func (l *ladder) allow(o api.MigrationOptions) api.Duration {
+	l.opts.MaxDowntime, l.opts.DowntimeLimit = o.MaxDowntime, max(o.DowntimeLimit, o.MaxDowntime)
+	l.downtime = o.MaxDowntime
+	return l.downtime
+}
+
 // step takes a sample and says what to do next.
 func (l *ladder) step(s hypervisor.MoveStats) climb {
 	stuck := s.Passes-l.passes >= ladderPasses && s.Elapsed-l.since >= api.Duration(ladderTime)

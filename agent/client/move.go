@@ -33,11 +33,11 @@ type Tunnel interface {
 	Memory() string
 	Disks() string
 	Sent() api.Bytes // over the wire so far
+	// SetBandwidth caps memory and disks together from now on, in bytes for each
+	// second; 0: no cap.
+	SetBandwidth(api.Bytes)
 	Close() error
 }
-
-// progressEvery is how often a move that goes out is sampled.
-const progressEvery = time.Second
 
 // part is what is known only now of a VM's part in a migration.
 type part struct {
@@ -45,6 +45,8 @@ type part struct {
 	order    *api.MoveOrder
 	gate     io.Closer           // destination: the tunnel's
 	machine  *hypervisor.Machine // destination: as it shall come in
+	tunnel   Tunnel              // source: of the copy under way
+	limits   chan struct{}       // source: poked when the servers may have set others
 	cancel   context.CancelFunc  // of the copy under way
 	progress *api.MigrationProgress
 	last     api.MoveReport // last told
@@ -77,6 +79,36 @@ func (p *part) begin(c *Client) (context.Context, context.CancelFunc) {
 		defer p.mu.Unlock()
 		p.cancel = nil
 	}
+}
+
+// give takes the newest word of the servers. A copy under way follows its limits.
+func (p *part) give(o *api.MoveOrder) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.order = o
+	if p.tunnel != nil {
+		p.tunnel.SetBandwidth(o.Migration.Options.Bandwidth)
+		poke(p.limits)
+	}
+}
+
+// carry notes the tunnel of the copy under way, which from then on follows the
+// limits that the servers set. The channel is poked when they may be others.
+func (p *part) carry(t Tunnel) <-chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.tunnel, p.limits = t, make(chan struct{}, 1)
+	if p.order != nil { // it may have changed since the tunnel was asked for
+		t.SetBandwidth(p.order.Migration.Options.Bandwidth)
+	}
+	return p.limits
+}
+
+// drop forgets the tunnel, which is about to be closed.
+func (p *part) drop() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.tunnel = nil
 }
 
 // shut closes the gate.
@@ -117,10 +149,10 @@ func (c *Client) giveMove(o *api.MoveOrder) bool {
 		return true
 	}
 	v = c.vm(g.VMID)
-	v.part.mu.Lock()
-	v.part.order = o
-	v.part.mu.Unlock()
-	return v.post(event{kind: evMove, move: moveOrderOf(g, c.cfg.Node.ID)})
+	v.part.give(o)
+	move := moveOrderOf(g, c.cfg.Node.ID)
+	move.guarded = o.VM != nil && o.VM.Spec != nil && o.VM.Spec.HA.Policy == api.HARestart
+	return v.post(event{kind: evMove, move: move})
 }
 
 // tellMove reports what a step changed of the part in a migration.
@@ -289,15 +321,21 @@ func (v *vm) send(o *api.MoveOrder, m machine) (err error) {
 	if err != nil {
 		return failedMove("the tunnel cannot be opened: %v", err)
 	}
-	defer func() { err = errors.Join(err, tunnel.Close()) }()
+	limits := v.part.carry(tunnel)
+	defer func() {
+		v.part.drop()
+		err = errors.Join(err, tunnel.Close())
+	}()
 	faultpoint.Reach("opened")
 	if m.Move.Paused {
 		if err := d.Pause(ctx, v.id); err != nil {
 			return failedMove("the guest cannot be paused: %v", err)
 		}
 	}
+	// The tunnel alone caps the bandwidth: libvirt keeps a disk's rate for as long
+	// as it is copied, so that no other could be set.
 	move := &hypervisor.Move{
-		Control: tunnel.Control(), Memory: tunnel.Memory(), Machine: t.Machine, Copy: t.Copy, Bandwidth: g.Options.Bandwidth,
+		Control: tunnel.Control(), Memory: tunnel.Memory(), Machine: t.Machine, Copy: t.Copy,
 		MaxDowntime: g.Options.MaxDowntime, AutoConverge: g.Options.AutoConverge,
 	}
 	if move.MaxDowntime == 0 {
@@ -311,7 +349,8 @@ func (v *vm) send(o *api.MoveOrder, m machine) (err error) {
 	stop, stopped := context.WithCancel(ctx)
 	v.c.spawn(func() {
 		defer close(watched)
-		v.watchSend(stop, d, g, tunnel, done, gaveUp)
+		w := &watcher{v: v, d: d, g: g, tunnel: tunnel, limits: limits, cancel: done, gaveUp: gaveUp}
+		w.run(stop)
 	})
 	err = d.Move(ctx, v.id, move)
 	if err == nil {
@@ -331,59 +370,6 @@ func (v *vm) send(o *api.MoveOrder, m machine) (err error) {
 
 func failedMove(format string, args ...any) *api.Error {
 	return api.Errorf(api.CodeMigration, format, args...)
-}
-
-// watchSend samples a move until it ends, and climbs the ladder.
-func (v *vm) watchSend(ctx context.Context, d hypervisor.Migrator, g *api.Migration, t Tunnel, cancel func(), gaveUp chan<- error) {
-	l := newLadder(g.Options)
-	tick := time.NewTicker(progressEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		s, err := d.MoveStats(ctx, v.id)
-		if err != nil {
-			continue // not begun yet, or no answer: the next tick
-		}
-		v.part.note(g.ID, s, t.Sent(), l.rung)
-		if g.Mode == api.MigrateWarm {
-			continue
-		}
-		c := l.step(s)
-		switch {
-		case c.downtime > 0:
-			v.c.log.Info("a move does not converge: the guest may stand still for longer", "vm", v.id, "downtime", c.downtime)
-			err = d.SetMoveLimits(ctx, v.id, 0, c.downtime)
-		case c.pause:
-			v.c.log.Info("a move does not converge: the guest is paused for it", "vm", v.id)
-			err = d.Pause(ctx, v.id)
-		case c.giveUp:
-			gaveUp <- failedMove("the guest writes memory faster (%s/s) than it can be sent (%s/s)", s.DirtyRate, s.Rate).
-				WithHint("allow a longer downtime, auto-converge, or move it warm")
-			cancel()
-			return
-		}
-		if err != nil {
-			v.c.log.Warn("the ladder of a move", "vm", v.id, "error", err)
-		}
-	}
-}
-
-// note keeps the newest sample.
-func (p *part) note(id api.ID, s hypervisor.MoveStats, wire api.Bytes, rung string) {
-	g := &api.MigrationProgress{
-		ID: id, Time: api.TimeOf(time.Now()), Total: s.Total, Done: s.Done, Remaining: s.Remaining, Rate: s.Rate, DirtyRate: s.DirtyRate,
-		Downtime: s.Downtime, Throttle: s.Throttle, Passes: s.Passes, Elapsed: s.Elapsed, Wire: wire, Rung: rung,
-	}
-	if all := s.Done + s.Remaining; all > 0 {
-		g.Percent = 100 * float64(s.Done) / float64(all)
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.progress = g
 }
 
 // endSend ends a copy that an earlier agent began. Its tunnel went with it.

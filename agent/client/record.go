@@ -93,6 +93,8 @@ type moveRecord struct {
 	// Attested: it was proved that nothing of the VM runs here.
 	Attested bool `msg:"attested,omitempty"`
 	Clean    bool `msg:"clean,omitempty"`
+	// GiveUp: destination: the servers order the end of what is not whole.
+	GiveUp bool `msg:"give_up,omitempty"`
 }
 
 // IsZero reports whether the VM has no part in a migration.

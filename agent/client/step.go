@@ -160,13 +160,15 @@ type machine struct {
 	confirmed bool // an order was accepted in this session
 	moving    bool // the part in a migration was confirmed in this session
 	received  bool // destination: prepared in this session
-	checked   bool // destination: looked at since nothing more can come in
-	look      bool // the domain must be looked at before anything else
-	prepared  bool
-	busy      op
-	wait      [numOps]backoff
-	hold      hold
-	term      uint64 // of the lease, as of the newest order
+	// destination: what comes in may run only under the guard
+	comesGuarded bool
+	checked      bool // destination: looked at since nothing more can come in
+	look         bool // the domain must be looked at before anything else
+	prepared     bool
+	busy         op
+	wait         [numOps]backoff
+	hold         hold
+	term         uint64 // of the lease, as of the newest order
 	// doubt: an agent before this one had begun a start, and the hypervisor may
 	// still come to it. since is when it was first seen absent, 0: not yet.
 	doubt bool

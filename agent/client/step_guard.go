@@ -166,6 +166,12 @@ func (m *machine) wavers(e env) bool {
 	return m.guarded(e) && m.Alive && (e.doubt || !e.leased())
 }
 
+// unfit: a guest that may run only under the guard must not come in now, since it
+// could not be armed here, nor go on.
+func (m *machine) unfit(e env) bool {
+	return m.comesGuarded && !e.disarm && m.Move.Mode != api.MigrateCold && (e.doubt || !e.leased())
+}
+
 // finishHold takes in the outcome of an op at the guard.
 func (m *machine) finishHold(ev event, e env) {
 	h := &m.hold

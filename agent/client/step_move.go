@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"time"
 
 	"github.com/novacron/novacron/agent/hypervisor"
@@ -21,13 +22,15 @@ type moveOrder struct {
 	epoch   api.Epoch
 	attempt int32
 	kill    bool
+	giveUp  bool // destination: end what is not whole
+	guarded bool // destination: it runs only under the guard
 }
 
 // moveOrderOf reads a migration as the node self is told of it.
 func moveOrderOf(g *api.Migration, self api.ID) *moveOrder {
 	o := &moveOrder{id: g.ID, in: g.To == self, mode: g.Mode, phase: g.Phase, epoch: g.Epoch, attempt: g.Attempts, kill: g.KillSource}
 	if o.in {
-		o.kill = g.KillDest
+		o.kill, o.giveUp = g.KillDest, g.GiveUp
 	}
 	return o
 }
@@ -43,18 +46,18 @@ func (m *machine) absorbMove(o *moveOrder, out *output) {
 		*v = moveRecord{ID: o.id, In: o.in, Mode: o.mode, Epoch: o.epoch}
 		// Over before anything of it was here, or this is late.
 		v.Clean = !o.phase.Open() && !m.Alive && (o.in || o.phase != api.MigrationAborting)
-		m.received = false
+		m.received, m.comesGuarded = false, false
 	default:
 		return // the servers begin none before both ends of the last one are clean
 	}
 	if v.In && o.phase == api.MigrationSwitched && v.Phase != o.phase {
 		m.checked = false // what came in is here by now, or will never be
 	}
-	if v.In && o.phase == api.MigrationAborting && o.attempt > v.Attempt {
+	if v.In && o.phase == api.MigrationAborting && (o.attempt > v.Attempt || o.giveUp && !v.GiveUp) {
 		m.checked, m.look = false, true // the source has ended: what is here now is what there is
 	}
-	m.moving = true
-	v.Phase, v.Attempt, v.Kill = o.phase, o.attempt, o.kill
+	m.moving, m.comesGuarded = true, o.guarded
+	v.Phase, v.Attempt, v.Kill, v.GiveUp = o.phase, o.attempt, o.kill, o.giveUp
 	if m.busy == opMoveOut || m.busy == opMovePull {
 		out.cancel = v.Phase != api.MigrationCopying && v.Phase != api.MigrationSwitched
 	}
@@ -234,6 +237,11 @@ func (m *machine) decideIn(e env, out *output) (op, bool) {
 				if m.ready(opInspect, e, out) {
 					return opInspect, true
 				}
+			case m.Alive && v.GiveUp && m.dom.kind == domPaused && m.dom.reason == hypervisor.ReasonIncoming:
+				// Only a part is here, by a look since the order; it never ran.
+				if m.ready(opDestroy, e, out) {
+					return opDestroy, true
+				}
 			case m.Alive:
 				if m.dom.reason != hypervisor.ReasonComplete {
 					out.wakeAt(e.now + api.Time(movePoll))
@@ -283,6 +291,9 @@ func (m *machine) receive(e env, out *output) (op, bool) {
 		return opNone, true
 	case !m.received && !m.Alive:
 		if v.Phase == api.MigrationProposed || v.Phase == api.MigrationPrepared || v.Mode == api.MigrateCold {
+			if m.unfit(e) {
+				return opNone, true
+			}
 			v.Made, v.Attested = true, false
 			return opMoveIn, true
 		}
@@ -382,6 +393,9 @@ func (m *machine) moveReport(boot string) (api.MoveReport, bool) {
 	}
 	if v.In {
 		r.State, r.Attempt = m.stateIn(), v.Attempt
+		if m.granted() && m.Alive && m.dom.kind == domPaused && m.Desired == api.PowerRunning {
+			r.Message = cmp.Or(m.Message, m.hold.why) // why it does not go on yet
+		}
 		return r, r.State != api.EndUnheard
 	}
 	if v.Begun == 0 && v.Phase == api.MigrationAborting {

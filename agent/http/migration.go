@@ -36,6 +36,17 @@ func migrationRoutes() []Route {
 			Response: api.MigrationResponse{}, handle: readOf[api.GetRequest, api.MigrationResponse](),
 		},
 		{
+			Name: "migration.update", Method: "PUT", Path: "/v1/migration/{key}", RPC: "Migration.Update", Capability: "vm:write", Namespaced: true,
+			Summary: "Change the bandwidth or the downtime of a migration that is not committed; its source follows within a second.",
+			Request: api.MigrationUpdate{}, Response: api.MigrationUpdated{},
+			handle: writeOf[api.MigrationUpdate, api.MigrationUpdated](func(r *http.Request, u *api.MigrationUpdate) error {
+				if err := namespaceFrom(r, &u.Namespace); err != nil {
+					return err
+				}
+				return keyFrom(r, "key", &u.Key)
+			}),
+		},
+		{
 			Name: "migration.cancel", Method: "POST", Path: "/v1/migration/{key}/cancel", RPC: "Migration.Cancel", Capability: "vm:write", Namespaced: true,
 			Summary:  "End a migration; the guest goes on where it is. Refused once the guest has left its node.",
 			Response: api.MigrationCanceled{}, handle: migrationCancel,

@@ -56,5 +56,10 @@ func TestMigrationRequestsAreChecked(t *testing.T) {
 		_, err := c.Migrations().Create(t.Context(), &m, nil)
 		must.ErrorIs(t, err, &api.Error{Code: api.CodeInvalid}, must.Sprintf("%+v", m))
 	}
+	low, none := api.Bytes(1), api.Duration(0)
+	for _, u := range []api.MigrationUpdate{{Key: "web"}, {}, {Key: "web", Bandwidth: &low}, {Key: "web", MaxDowntime: &none}, {Key: "no such vm", Bandwidth: new(api.Bytes)}} {
+		_, err := c.Migrations().Update(t.Context(), &u, nil)
+		must.ErrorIs(t, err, &api.Error{Code: api.CodeInvalid}, must.Sprintf("%+v", u))
+	}
 	must.Eq(t, 0, f.count())
 }

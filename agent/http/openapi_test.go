@@ -104,7 +104,7 @@ POST /v1/vm/{key}/console/ticket
 POST /v1/vm/{key}/power
 POST /v1/vm/{key}/revert
 GET POST /v1/migrations
-GET /v1/migration/{key}
+GET PUT /v1/migration/{key}
 POST /v1/migration/{key}/cancel
 GET /v1/nodes
 GET PUT DELETE /v1/node/{key}

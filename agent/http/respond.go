@@ -52,6 +52,8 @@ func writeMetaOf(v any) *api.WriteMeta {
 		return &m.WriteMeta
 	case *api.MigrationCanceled:
 		return &m.WriteMeta
+	case *api.MigrationUpdated:
+		return &m.WriteMeta
 	case *api.TokenCreated:
 		return &m.WriteMeta
 	}

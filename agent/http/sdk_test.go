@@ -69,6 +69,8 @@ func TestSDKRoundTrip(t *testing.T) {
 	power := &api.VMPower{Namespace: "team-a", Key: "web", Action: "stop", Force: true}
 	revert := &api.VMRevert{Namespace: "team-a", Key: "web", Version: 3}
 	move := &api.MigrationCreate{Namespace: "team-a", VM: "web", To: "n2", Mode: api.MigrateWarm, DryRun: true, Priority: 9, Options: api.MigrationOptions{Bandwidth: api.MiB, Compress: "zstd"}}
+	second := time.Second
+	limits := &api.MigrationUpdate{Namespace: "team-a", Key: "web", Bandwidth: new(api.Bytes), MaxDowntime: (*api.Duration)(&second)}
 	drain := &api.NodeDrainRequest{Key: "web", Mode: api.MaintenanceMode, Deadline: api.Duration(time.Hour), Force: true}
 	update := &api.NodeUpdate{Key: "web", Eligibility: api.Ineligible}
 	rows := []row{
@@ -92,6 +94,7 @@ func TestSDKRoundTrip(t *testing.T) {
 		{"migration cancel", "Migration.Cancel", &api.MigrationCancel{Namespace: "team-a", Key: "web"}, &api.MigrationCanceled{WriteMeta: wm, Migration: &api.Migration{ID: id}}, func(ctx context.Context, c *api.Client) (any, error) {
 			return c.Migrations().Cancel(ctx, &api.MigrationCancel{Namespace: "team-a", Key: "web"}, nil)
 		}},
+		{"migration update", "Migration.Update", limits, &api.MigrationUpdated{WriteMeta: wm, Migration: &api.Migration{ID: id}}, func(ctx context.Context, c *api.Client) (any, error) { return c.Migrations().Update(ctx, limits, nil) }},
 		{"nodes list", "Node.List", bare, &api.NodeListResponse{QueryMeta: meta, Items: []*api.NodeStub{{ID: id, Name: "n1"}}}, func(ctx context.Context, c *api.Client) (any, error) { return c.Nodes().List(ctx, &noNS) }},
 		{"node get", "Node.Get", &gn, &api.NodeResponse{QueryMeta: meta, Node: &api.Node{ID: id}}, func(ctx context.Context, c *api.Client) (any, error) { return c.Nodes().Get(ctx, "web", nil) }},
 		{"node stats", "Node.Stats", &gn, &api.NodeStatsResponse{QueryMeta: meta, Stats: &api.NodeStats{NodeID: id}}, func(ctx context.Context, c *api.Client) (any, error) { return c.Nodes().Stats(ctx, "web", nil) }},

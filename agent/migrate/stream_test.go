@@ -97,24 +97,40 @@ func TestSlowLinkIsNotSilence(t *testing.T) {
 	})
 }
 
+// At any point of a copy, whatever it waits for: the cap, the link, the window, or
+// a hypervisor.
 func TestCancelClosesEverythingWithinASecond(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		l := newLink(t, Memory, Auto, func(l *link) {
+	for what, change := range map[string]func(l *link){
+		"the cap":  func(l *link) { l.near.limit = newBucket(1 << 10) },
+		"the link": func(l *link) { l.wireN.rate.Store(1 << 10) },
+		"both, and the other way": func(l *link) {
 			l.near.limit = newBucket(1 << 10)
 			l.wireF.rate.Store(1 << 10)
-		})
-		go l.source.Write(noise(64 << 20))
-		go l.target.Write(noise(64 << 20))
-		time.Sleep(time.Minute)
-		begin := time.Now()
-		l.cancel()
-		near, far := l.done()
-		must.ErrorIs(t, near, context.Canceled)
-		must.ErrorIs(t, far, context.Canceled)
-		must.LessEq(t, time.Second, time.Since(begin))
-		_, err := l.source.Read(make([]byte, 1))
-		must.Error(t, err)
-	})
+		},
+		"nothing but the hypervisors": func(*link) {},
+	} {
+		for _, k := range []Kind{Control, Memory, Disks} {
+			for _, mode := range modes {
+				for _, after := range []time.Duration{0, time.Millisecond, 100 * time.Millisecond, time.Second, time.Minute} {
+					synctest.Test(t, func(t *testing.T) {
+						l := newLink(t, k, mode, change)
+						go l.source.Write(noise(8 << 20))
+						go l.target.Write(noise(8 << 20))
+						time.Sleep(after)
+						begin := time.Now()
+						l.cancel()
+						near, far := l.done()
+						at := must.Sprintf("%s, %s, %s, after %s", what, k, mode, after)
+						must.ErrorIs(t, near, context.Canceled, at)
+						must.ErrorIs(t, far, context.Canceled, at)
+						must.LessEq(t, time.Second, time.Since(begin), at)
+						_, err := l.source.Read(make([]byte, 1))
+						must.Error(t, err, at)
+					})
+				}
+			}
+		}
+	}
 }
 
 // Whoever does not read holds up the other hypervisor, and costs no more than the

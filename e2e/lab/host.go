@@ -311,3 +311,22 @@ func (h *Host) PIDs(ctx context.Context, pattern string) ([]string, error) {
 	}
 	return strings.Fields(out), err
 }
+
+// Sent is how many bytes the host has sent to others.
+func (h *Host) Sent() (int64, error) {
+	pid, err := h.PID1()
+	if err != nil {
+		return 0, err
+	}
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/dev", pid))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(b)) {
+		name, rest, _ := strings.Cut(line, ":")
+		if f := strings.Fields(rest); strings.TrimSpace(name) == "uplink" && len(f) > 8 {
+			return strconv.ParseInt(f[8], 10, 64)
+		}
+	}
+	return 0, fmt.Errorf("host %s has no network", h.Name)
+}
