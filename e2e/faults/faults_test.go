@@ -91,3 +91,21 @@ func TestWhatLibvirtLeavesAtAPowerLoss(t *testing.T) {
 	must.False(t, outlives("+ c2 file /var/lib/libvirt/images/disk", "c2"))
 	must.False(t, outlives("- c2 domain nova-c2b0ac38", "c2"))
 }
+
+func TestAControlIsRedAndNeverCountedAsGood(t *testing.T) {
+	twice := truth.Violation{Invariant: "S1", Text: "twice"}
+	r := &Report{}
+	for want, x := range map[string]*Result{
+		"red control":   {Violations: []truth.Violation{twice, {Invariant: "M5"}}},
+		"GREEN control": {},
+		"void":          {Void: "it was not restarted"},
+		"VIOLATED":      {Violations: []truth.Violation{twice, {Invariant: "M4", Text: "+ c1 interface tap1"}}},
+	} {
+		x.Control = "no watchdog"
+		must.Eq(t, want, x.verdict())
+		r.add(x)
+	}
+	must.Eq(t, []int{4, 0, 2, 1, 1}, []int{r.Runs, r.Held, r.Violated, r.Void, r.Controls})
+	must.StrContains(t, r.markdown(), "a control, expected to be red: no watchdog")
+	must.Eq(t, "VIOLATED", (&Result{Violations: []truth.Violation{twice}}).verdict())
+}

@@ -77,7 +77,7 @@ func (b *Bed) migrate(ctx context.Context, c Cell, random *rand.Rand, r *Result)
 		if err := m.begin(ctx, c.Mode); err != nil {
 			return err
 		}
-		release, err := p.reach(ctx, m)
+		release, err := m.reach(ctx, p)
 		if err != nil {
 			return fmt.Errorf("the point was not reached: %w", err)
 		}
@@ -99,6 +99,27 @@ func (b *Bed) migrate(ctx context.Context, c Cell, random *rand.Rand, r *Result)
 		rest(ctx, time.Duration(1000+random.IntN(9000))*time.Millisecond)
 		return heal(ctx)
 	})
+}
+
+// reach waits for the point, and for no longer than the migration goes on.
+func (m *move) reach(ctx context.Context, p point) (func(), error) {
+	wait, cancel := context.WithCancelCause(ctx)
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		for ; wait.Err() == nil; rest(wait, time.Second) {
+			if r, err := m.b.migration(wait, m.g.name); err == nil && !r.Migration.Phase.Active() {
+				cancel(fmt.Errorf("the migration is %s: %s", r.Migration.Phase, r.Migration.Message))
+			}
+		}
+	}()
+	release, err := p.reach(wait, m)
+	if why := context.Cause(wait); err != nil && why != nil && ctx.Err() == nil {
+		err = why
+	}
+	cancel(nil)
+	<-watched
+	return release, err
 }
 
 // stillThere finds out whether what was broken was broken at the point, and not
@@ -151,10 +172,23 @@ func (b *Bed) run(ctx context.Context, c Cell, r *Result, act func(ctx context.C
 		return
 	}
 	was, _, _ := m.g.shown(m.from)
+	bites := map[*lab.Host]int{}
+	for _, h := range b.Clients {
+		bites[h] = h.Bites()
+	}
 	if err := act(ctx, m); err != nil {
 		r.Void = err.Error()
 	}
+	if r.Reset > 0 {
+		bites[m.from]++
+	}
+	m.unbitten(ctx, bites)
 	m.settle(ctx, was)
+	if len(r.Violations) > 0 {
+		if err := m.g.keep(r.N); err != nil {
+			m.note("QEMU's logs are not kept: %v", err)
+		}
+	}
 	m.end(ctx)
 	if err := b.whole(ctx); err != nil {
 		m.violate("L1", "the cluster is not whole again: %v", err)
@@ -164,7 +198,7 @@ func (b *Bed) run(ctx context.Context, c Cell, r *Result, act func(ctx context.C
 		m.violate("M4", "census: %v", err)
 	}
 	for _, d := range diff {
-		if r.Scenario == "host-power-loss" && outlives(d, m.from.Name) {
+		if (r.Scenario == "host-power-loss" || r.Reset > 0) && outlives(d, m.from.Name) {
 			kept = append(kept, strings.TrimPrefix(d, "+ "))
 			continue
 		}

@@ -37,6 +37,10 @@ type Lab struct {
 	Subnet string
 	// Env is added to the environment of agents, for example GOCOVERDIR.
 	Env []string
+	// Guard is a program that is started as the guard of each host with libvirt, with
+	// the path of the host's watchdog (package watchdog) as its last argument. Empty:
+	// no host has a watchdog, and the agents start their own guards.
+	Guard []string
 	// Log receives one line for each step.
 	Log   io.Writer
 	Hosts []*Host
