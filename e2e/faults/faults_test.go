@@ -109,3 +109,25 @@ func TestAControlIsRedAndNeverCountedAsGood(t *testing.T) {
 	must.StrContains(t, r.markdown(), "a control, expected to be red: no watchdog")
 	must.Eq(t, "VIOLATED", (&Result{Violations: []truth.Violation{twice}}).verdict())
 }
+
+func TestReportsAreMergedAndTellOfEachCell(t *testing.T) {
+	a, b := t.TempDir(), t.TempDir()
+	one, two := &Report{Seed: 7}, &Report{Seed: 8}
+	one.add(&Result{N: 1, Seed: 70, Scenario: "migration", Point: 6, Party: "leader", Pool: local})
+	one.add(&Result{N: 2, Seed: 71, Scenario: "migration", Point: 6, Party: "leader", Pool: local, Void: "too late"})
+	two.add(&Result{N: 1, Seed: 80, Scenario: "migration", Point: 6, Party: "leader", Pool: local, Violations: []truth.Violation{{Invariant: "S1"}}})
+	two.add(&Result{N: 2, Seed: 81, Scenario: "none", Pool: shared})
+	must.NoError(t, one.Write(a))
+	must.NoError(t, two.Write(b))
+	all, err := Merge([]string{a, b})
+	must.NoError(t, err)
+	must.Eq(t, []int{4, 2, 1, 1}, []int{all.Runs, all.Held, all.Void, all.Violated})
+	must.Eq(t, []uint64{70, 71, 80, 81}, []uint64{all.Results[0].Seed, all.Results[1].Seed, all.Results[2].Seed, all.Results[3].Seed})
+	must.Eq(t, 3, all.Results[2].N)
+	md := all.markdown()
+	must.StrContains(t, md, "| VIOLATED, held, void |")
+	must.StrContains(t, md, "| 1 before prepared | not run | not run | not run | not run | not run | - | not run |")
+	must.StrNotContains(t, md, "pool "+shared+":", must.Sprint("no cell was run there"))
+	_, err = Merge([]string{a, t.TempDir()})
+	must.ErrorIs(t, err, os.ErrNotExist)
+}

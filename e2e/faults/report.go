@@ -148,6 +148,7 @@ func (r *Report) markdown() string {
 		fmt.Fprintf(&b, "| %d | %s | %s | %s | %s | %s | %s | %s | %s | %s | %s | %.0f s | %d |\n", x.N, x.title(), x.Pool, x.From, x.verdict(), x.Outcome, x.RunsOn, anew,
 			seconds(x.Downtime), seconds(x.Margin), seconds(x.Restart), x.Duration, x.Seed)
 	}
+	r.writeMatrix(&b)
 	writeFigures(&b, r.figures())
 	for _, x := range r.Results {
 		if len(x.Violations) == 0 && x.Void == "" && x.Control == "" {

@@ -37,7 +37,20 @@ func main() {
 	only := flag.Bool("only", false, "no cut points, only the scenarios")
 	number := flag.Uint("lab", 0, "number of the lab, 0 to 9: labs of different numbers can be up at once")
 	dogs := flag.Bool("watchdog", true, "the hosts have a watchdog; without one, fencing is lease-only and host-freeze is a control")
+	merge := flag.String("merge", "", "run nothing: make one report of those in these `folders`, \"a,b\"")
 	flag.Parse()
+	if *merge != "" {
+		report, err := faults.Merge(strings.Split(*merge, ","))
+		if err == nil {
+			err = errors.Join(os.MkdirAll(*out, 0o755), report.Write(*out))
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "faults:", err)
+			os.Exit(1)
+		}
+		fmt.Println(report.Counts())
+		return
+	}
 	if *number > 9 {
 		fmt.Fprintln(os.Stderr, "faults: -lab is 0 to 9")
 		os.Exit(2)
@@ -47,7 +60,7 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	p := faults.Plan{Seed: *seed, Runs: *runs, Only: *only}
+	p := faults.Plan{Seed: *seed, Runs: *runs, Only: *only, Pool: *pool}
 	if *others != "" {
 		p.Others = strings.Split(*others, ",")
 	}
