@@ -46,6 +46,9 @@ func (b *Bed) lost(ctx context.Context, c Cell, r *Result, lose func(ctx context
 		}); err != nil {
 			return err
 		}
+		if _, err := m.g.counted(ctx, m.from, 30*time.Second, leastWrites); err != nil {
+			return err
+		}
 		m.r.Hit = truth.Now()
 		back, err := lose(ctx, m.from)
 		if err != nil {

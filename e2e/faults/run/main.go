@@ -33,7 +33,7 @@ func main() {
 	points := flag.String("points", "", "only these cut points, \"6,7\"")
 	party := flag.String("party", "", "only parties with this in their name")
 	pool := flag.String("pool", "", "only this pool, default or shared")
-	others := flag.String("scenarios", "none,link-cut,cancel,agent-loop,libvirtd-kill", "what takes every fifth turn")
+	others := flag.String("scenarios", "none,link-cut,cancel,agent-loop,libvirtd-kill,host-partition,host-power-loss,host-freeze", "what takes every fifth turn")
 	only := flag.Bool("only", false, "no cut points, only the scenarios")
 	number := flag.Uint("lab", 0, "number of the lab, 0 to 9: labs of different numbers can be up at once")
 	dogs := flag.Bool("watchdog", true, "the hosts have a watchdog; without one, fencing is lease-only and host-freeze is a control")
