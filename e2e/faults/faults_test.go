@@ -131,3 +131,23 @@ func TestReportsAreMergedAndTellOfEachCell(t *testing.T) {
 	_, err = Merge([]string{a, t.TempDir()})
 	must.ErrorIs(t, err, os.ErrNotExist)
 }
+
+func TestGoroutinesOfPooledConnectionsAreNotCounted(t *testing.T) {
+	n, err := countStacks(`goroutine profile: total 9
+4 @ 0x1 0x2
+#	0x1	google.golang.org/grpc/internal/transport.(*loopyWriter).run+0x1
+
+3 @ 0x3
+#	0x3	github.com/novacron/novacron/agent/client.(*vm).loop+0x1
+
+1 @ 0x4
+#	0x4	net/http.(*conn).serve+0x1
+
+1 @ 0x5
+#	0x5	main.main+0x1
+`)
+	must.NoError(t, err)
+	must.Eq(t, 4, n)
+	_, err = countStacks("404 page not found")
+	must.ErrorContains(t, err, "no profile")
+}

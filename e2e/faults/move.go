@@ -208,6 +208,13 @@ func (b *Bed) run(ctx context.Context, c Cell, r *Result, act func(ctx context.C
 		}
 		m.violate("M4", "%s", d)
 	}
+	if len(diff) > 0 {
+		for _, h := range b.Clients {
+			if err := b.profile(ctx, h, r.N); err != nil {
+				m.note("the goroutines of %s are not known: %v", h.Name, err)
+			}
+		}
+	}
 	r.Expected = kept
 }
 
