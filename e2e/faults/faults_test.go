@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/shoenig/test/must"
+	"golang.org/x/sys/unix"
 
 	"github.com/novacron/novacron/e2e/truth"
 )
@@ -150,4 +151,27 @@ func TestGoroutinesOfPooledConnectionsAreNotCounted(t *testing.T) {
 	must.Eq(t, 4, n)
 	_, err = countStacks("404 page not found")
 	must.ErrorContains(t, err, "no profile")
+}
+
+func TestLocksAreTakenFromAnotherProcess(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "disk")
+	held, err := os.Create(path)
+	must.NoError(t, err)
+	defer held.Close()
+	other, err := os.OpenFile(path, os.O_RDWR, 0)
+	must.NoError(t, err)
+	defer other.Close()
+	lock := func(f *os.File) error {
+		return unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK, Len: 1})
+	}
+	must.NoError(t, lock(held))
+	must.ErrorIs(t, lock(other), unix.EAGAIN)
+	n, err := unlockFiles(os.Getpid(), filepath.Dir(path)+"/no")
+	must.NoError(t, err)
+	must.Zero(t, n)
+	must.ErrorIs(t, lock(other), unix.EAGAIN)
+	n, err = unlockFiles(os.Getpid(), filepath.Dir(path))
+	must.NoError(t, err)
+	must.Eq(t, 2, n)
+	must.NoError(t, lock(other))
 }

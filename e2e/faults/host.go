@@ -93,7 +93,8 @@ func hostPowerLoss(b *Bed, ctx context.Context, c Cell, _ *rand.Rand, r *Result)
 // hostFreeze stops all of a host's processes, guard and QEMU too. Its watchdog, which
 // is outside of it, resets it. Without one nothing ends them, and when they go on
 // the guest runs twice until the guard has come to itself: that run is a control,
-// which shows what the watchdog is for, and that a double run is seen.
+// which shows what the watchdog is for, and that a double run is seen. In both the
+// frozen host loses its locks: what is left to see is what NovaCron does.
 func hostFreeze(b *Bed, ctx context.Context, c Cell, _ *rand.Rand, r *Result) {
 	if !b.watchdogs() {
 		r.Control = "the host has no watchdog, and goes on once its VM runs elsewhere"
@@ -103,6 +104,9 @@ func hostFreeze(b *Bed, ctx context.Context, c Cell, _ *rand.Rand, r *Result) {
 			return nil, err
 		}
 		b.Truth.Frozen(h, true)
+		if err := b.unlock(h); err != nil {
+			return nil, errors.Join(err, signalAll(h, syscall.SIGCONT))
+		}
 		if !b.watchdogs() {
 			return func(context.Context) error {
 				b.Truth.Frozen(h, false)
