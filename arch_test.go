@@ -63,13 +63,14 @@ var floors = map[string][]string{
 	"command":      {"api"},
 
 	"e2e":            {"api", "e2e/lab", "e2e/faults"},
-	"e2e/lab":        {"api"},
+	"e2e/watchdog":   {"agent/guard"},
+	"e2e/lab":        {"api", "e2e/watchdog"},
 	"e2e/demo":       {"api", "e2e/lab"},
 	"e2e/report":     {},
 	"e2e/detector":   {},
 	"e2e/truth":      {"e2e/lab"},
 	"e2e/faults":     {"api", "e2e/lab", "e2e/detector", "e2e/truth"},
-	"e2e/faults/run": {"e2e/faults", "e2e/lab"},
+	"e2e/faults/run": {"agent/guard", "e2e/faults", "e2e/lab", "e2e/watchdog"},
 	"e2e/fleet":      {"api", "fsm", "cluster", "cluster/acl", "cluster/rpc", "agent/*", "agent/client"},
 	"e2e/bench":      {"api", "e2e/fleet", "e2e/lab", "fsm", "cluster", "cluster/keyring", "cluster/rpc", "agent/*"},
 }

@@ -298,6 +298,26 @@ func (v *vm) target(from api.ID) ([]byte, error) {
 	return json.Marshal(t)
 }
 
+// askTarget asks a destination how a guest shall come in. That changes nothing, so
+// it is asked once more when the connection is lost: one that was idle while the
+// link was cut is found dead only when it is used again.
+func (c *Client) askTarget(ctx context.Context, address string, id api.ID) (t moveTarget, err error) {
+	var chunk api.Chunk
+	for range 2 {
+		err = c.cfg.Peer(address).Call(ctx, "Agent.MoveTarget", &api.GetRequest{Key: id.String()}, &chunk)
+		if code := api.CodeOf(err); code != api.CodeUnknown && code != api.CodeUnreachable {
+			break
+		}
+	}
+	if err != nil {
+		return t, failedMove("the destination cannot be asked: %v", err)
+	}
+	if err := json.Unmarshal(chunk.Data, &t); err != nil || t.Machine == nil {
+		return t, failedMove("the destination's answer cannot be read")
+	}
+	return t, nil
+}
+
 // send moves the guest to the destination and returns when it is gone here, or
 // goes on here, or nobody can tell.
 func (v *vm) send(o *api.MoveOrder, m machine) (err error) {
@@ -309,13 +329,9 @@ func (v *vm) send(o *api.MoveOrder, m machine) (err error) {
 	ctx, done := v.part.begin(v.c)
 	defer done()
 	faultpoint.Reach("send")
-	var chunk api.Chunk
-	if err := v.c.cfg.Peer(o.Peer).Call(ctx, "Agent.MoveTarget", &api.GetRequest{Key: g.VMID.String()}, &chunk); err != nil {
-		return failedMove("the destination cannot be asked: %v", err)
-	}
-	var t moveTarget
-	if err := json.Unmarshal(chunk.Data, &t); err != nil || t.Machine == nil {
-		return failedMove("the destination's answer cannot be read")
+	t, err := v.c.askTarget(ctx, o.Peer, g.VMID)
+	if err != nil {
+		return err
 	}
 	tunnel, err := v.c.cfg.Moves.Open(ctx, g.ID, g.To, o.Peer, g.Secret, g.Options)
 	if err != nil {

@@ -29,6 +29,7 @@ type Bed struct {
 	// held at a named point.
 	Points bool
 
+	out     string                    // folder of what is kept
 	at      map[*lab.Host]*api.Client // by way of each host's agent
 	clients []*api.Client             // those of servers
 	serial  int                       // of the last VM
@@ -38,8 +39,9 @@ type Bed struct {
 const PointsEnv = "NOVACRON_FAULTPOINTS=/var/lib/novacron/faultpoints"
 
 // Prepare makes a bed of a cluster that is up: records to log, uploads the image.
+// QEMU's own logs of what went wrong are kept beside log.
 func Prepare(ctx context.Context, c *lab.Cluster, log string, points bool) (*Bed, error) {
-	b := &Bed{Cluster: c, Points: points, at: map[*lab.Host]*api.Client{}}
+	b := &Bed{Cluster: c, Points: points, out: filepath.Dir(log), at: map[*lab.Host]*api.Client{}}
 	ca, err := os.ReadFile(c.CA)
 	if err != nil {
 		return nil, err
@@ -66,8 +68,13 @@ func Prepare(ctx context.Context, c *lab.Cluster, log string, points bool) (*Bed
 	if _, err := c.CLI(ctx, "image", "upload", "-name", image, disk); err != nil {
 		return nil, err
 	}
-	b.Truth, err = truth.Start(log, c.Hosts...)
-	return b, err
+	if b.Truth, err = truth.Start(log, c.Hosts...); err != nil {
+		return nil, err
+	}
+	if _, err := b.take(ctx); err != nil { // without a census every run is void
+		return nil, errors.Join(err, b.Close())
+	}
+	return b, nil
 }
 
 // Close ends what Prepare began; the cluster stays.

@@ -137,21 +137,6 @@ func agentOf(h *lab.Host) (int, error) {
 	return 0, fmt.Errorf("the agent of %s is not to be found", h.Name)
 }
 
-var goroutines = regexp.MustCompile(`(?m)^go_goroutines (\d+)`)
-
-// goroutines asks an agent how many it has.
-func (b *Bed) goroutines(ctx context.Context, h *lab.Host) (int, error) {
-	text, err := b.at[h].Agent().Metrics(ctx, "prometheus")
-	if err != nil {
-		return 0, err
-	}
-	m := goroutines.FindSubmatch(text)
-	if m == nil {
-		return 0, fmt.Errorf("the agent of %s does not tell how many goroutines it has", h.Name)
-	}
-	return strconv.Atoi(string(m[1]))
-}
-
 // expected is what a run leaves behind on purpose: disks that are kept for a while.
 var expected = regexp.MustCompile(`/\.aside-\d+-`)
 

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/shoenig/test/must"
+	"golang.org/x/sys/unix"
 
 	"github.com/novacron/novacron/e2e/truth"
 )
@@ -90,4 +91,87 @@ func TestWhatLibvirtLeavesAtAPowerLoss(t *testing.T) {
 	must.False(t, outlives(left, "c1"))
 	must.False(t, outlives("+ c2 file /var/lib/libvirt/images/disk", "c2"))
 	must.False(t, outlives("- c2 domain nova-c2b0ac38", "c2"))
+}
+
+func TestAControlIsRedAndNeverCountedAsGood(t *testing.T) {
+	twice := truth.Violation{Invariant: "S1", Text: "twice"}
+	r := &Report{}
+	for want, x := range map[string]*Result{
+		"red control":   {Violations: []truth.Violation{twice, {Invariant: "M5"}}},
+		"GREEN control": {},
+		"void":          {Void: "it was not restarted"},
+		"VIOLATED":      {Violations: []truth.Violation{twice, {Invariant: "M4", Text: "+ c1 interface tap1"}}},
+	} {
+		x.Control = "no watchdog"
+		must.Eq(t, want, x.verdict())
+		r.add(x)
+	}
+	must.Eq(t, []int{4, 0, 2, 1, 1}, []int{r.Runs, r.Held, r.Violated, r.Void, r.Controls})
+	must.StrContains(t, r.markdown(), "a control, expected to be red: no watchdog")
+	must.Eq(t, "VIOLATED", (&Result{Violations: []truth.Violation{twice}}).verdict())
+}
+
+func TestReportsAreMergedAndTellOfEachCell(t *testing.T) {
+	a, b := t.TempDir(), t.TempDir()
+	one, two := &Report{Seed: 7}, &Report{Seed: 8}
+	one.add(&Result{N: 1, Seed: 70, Scenario: "migration", Point: 6, Party: "leader", Pool: local})
+	one.add(&Result{N: 2, Seed: 71, Scenario: "migration", Point: 6, Party: "leader", Pool: local, Void: "too late"})
+	two.add(&Result{N: 1, Seed: 80, Scenario: "migration", Point: 6, Party: "leader", Pool: local, Violations: []truth.Violation{{Invariant: "S1"}}})
+	two.add(&Result{N: 2, Seed: 81, Scenario: "none", Pool: shared})
+	must.NoError(t, one.Write(a))
+	must.NoError(t, two.Write(b))
+	all, err := Merge([]string{a, b})
+	must.NoError(t, err)
+	must.Eq(t, []int{4, 2, 1, 1}, []int{all.Runs, all.Held, all.Void, all.Violated})
+	must.Eq(t, []uint64{70, 71, 80, 81}, []uint64{all.Results[0].Seed, all.Results[1].Seed, all.Results[2].Seed, all.Results[3].Seed})
+	must.Eq(t, 3, all.Results[2].N)
+	md := all.markdown()
+	must.StrContains(t, md, "| VIOLATED, held, void |")
+	must.StrContains(t, md, "| 1 before prepared | not run | not run | not run | not run | not run | - | not run |")
+	must.StrNotContains(t, md, "pool "+shared+":", must.Sprint("no cell was run there"))
+	_, err = Merge([]string{a, t.TempDir()})
+	must.ErrorIs(t, err, os.ErrNotExist)
+}
+
+func TestGoroutinesOfPooledConnectionsAreNotCounted(t *testing.T) {
+	n, err := countStacks(`goroutine profile: total 9
+4 @ 0x1 0x2
+#	0x1	google.golang.org/grpc/internal/transport.(*loopyWriter).run+0x1
+
+3 @ 0x3
+#	0x3	github.com/novacron/novacron/agent/client.(*vm).loop+0x1
+
+1 @ 0x4
+#	0x4	net/http.(*conn).serve+0x1
+
+1 @ 0x5
+#	0x5	main.main+0x1
+`)
+	must.NoError(t, err)
+	must.Eq(t, 4, n)
+	_, err = countStacks("404 page not found")
+	must.ErrorContains(t, err, "no profile")
+}
+
+func TestLocksAreTakenFromAnotherProcess(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "disk")
+	held, err := os.Create(path)
+	must.NoError(t, err)
+	defer held.Close()
+	other, err := os.OpenFile(path, os.O_RDWR, 0)
+	must.NoError(t, err)
+	defer other.Close()
+	lock := func(f *os.File) error {
+		return unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK, Len: 1})
+	}
+	must.NoError(t, lock(held))
+	must.ErrorIs(t, lock(other), unix.EAGAIN)
+	n, err := unlockFiles(os.Getpid(), filepath.Dir(path)+"/no")
+	must.NoError(t, err)
+	must.Zero(t, n)
+	must.ErrorIs(t, lock(other), unix.EAGAIN)
+	n, err = unlockFiles(os.Getpid(), filepath.Dir(path))
+	must.NoError(t, err)
+	must.Eq(t, 2, n)
+	must.NoError(t, lock(other))
 }

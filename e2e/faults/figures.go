@@ -33,10 +33,13 @@ func figureOf(name string, values []float64) Figure {
 // at the destination; of moves that were broken it says how long the guest waited
 // for what was broken.
 func (r *Report) figures() []Figure {
-	var added, downtime, broken, detection, restart, margin []float64
+	var added, downtime, broken, detection, restart, margin, reset []float64
 	for _, x := range r.Results {
 		if x.verdict() != "held" {
 			continue
+		}
+		if x.Reset > 0 {
+			reset = append(reset, x.Reset)
 		}
 		switch {
 		case x.Restart > 0:
@@ -57,6 +60,7 @@ func (r *Report) figures() []Figure {
 		figureOf("host lost: until the servers declare it lost", detection),
 		figureOf("host lost: until the VM runs elsewhere", restart),
 		figureOf("host lost: margin between the last stop and the next run", margin),
+		figureOf("host frozen: until its watchdog resets it", reset),
 	}
 }
 

@@ -164,6 +164,20 @@ func (g *guest) settled(ctx context.Context, limit time.Duration) (on *lab.Host,
 	return on, m, err
 }
 
+// keep copies what libvirt and QEMU have said of the guest to the folder of the
+// report.
+func (g *guest) keep(n int) error {
+	var errs []error
+	for _, h := range g.b.Clients {
+		text, err := os.ReadFile(filepath.Join(h.Dir(), "var/log/libvirt/qemu/nova-"+g.id+".log"))
+		if errors.Is(err, os.ErrNotExist) {
+			continue // it was never there
+		}
+		errs = append(errs, err, os.WriteFile(filepath.Join(g.b.out, fmt.Sprintf("%d-%s-qemu.log", n, h.Name)), text, 0o644))
+	}
+	return errors.Join(errs...)
+}
+
 // end stops the guest, reads its disk, and deletes it.
 func (g *guest) end(ctx context.Context) (v detector.Verdict, err error) {
 	var on string

@@ -30,9 +30,11 @@ const (
 func (b *Bed) lost(ctx context.Context, c Cell, r *Result, lose func(ctx context.Context, h *lab.Host) (func(ctx context.Context) error, error)) {
 	c.Pool, c.HA = shared, api.HARestart
 	r.MayRestart, r.Least = true, haMargin.Seconds()
-	if _, err := b.CLI(ctx, "operator", "ha", "set", "-fencing", "lease-only"); err != nil {
-		r.Void = err.Error()
-		return
+	if !b.watchdogs() {
+		if _, err := b.CLI(ctx, "operator", "ha", "set", "-fencing", "lease-only"); err != nil {
+			r.Void = err.Error()
+			return
+		}
 	}
 	b.run(ctx, c, r, func(ctx context.Context, m *move) error {
 		if err := until(ctx, 60*time.Second, func(ctx context.Context) error {
@@ -42,6 +44,9 @@ func (b *Bed) lost(ctx context.Context, c Cell, r *Result, lose func(ctx context
 			}
 			return err
 		}); err != nil {
+			return err
+		}
+		if _, err := m.g.counted(ctx, m.from, 30*time.Second, leastWrites); err != nil {
 			return err
 		}
 		m.r.Hit = truth.Now()
@@ -81,30 +86,75 @@ func hostPartition(b *Bed, ctx context.Context, c Cell, _ *rand.Rand, r *Result)
 // another boot id.
 func hostPowerLoss(b *Bed, ctx context.Context, c Cell, _ *rand.Rand, r *Result) {
 	b.lost(ctx, c, r, func(ctx context.Context, h *lab.Host) (func(context.Context) error, error) {
-		return func(ctx context.Context) error {
-			if err := h.PowerOn(ctx); err != nil {
-				return err
-			}
-			return h.StartAgent()
-		}, h.PowerOff(ctx)
+		return b.boot(h), h.PowerOff(ctx)
 	})
 }
 
-// hostFreeze stops all of a host's processes, guard and QEMU too, and lets them go
-// on later. With fencing "lease-only" nothing outside of the host ends them, so
-// that for the time until the guard has come to itself the guest runs twice: this
-// run shows why a watchdog is wanted.
+// hostFreeze stops all of a host's processes, guard and QEMU too. Its watchdog, which
+// is outside of it, resets it. Without one nothing ends them, and when they go on
+// the guest runs twice until the guard has come to itself: that run is a control,
+// which shows what the watchdog is for, and that a double run is seen. In both the
+// frozen host loses its locks: what is left to see is what NovaCron does.
 func hostFreeze(b *Bed, ctx context.Context, c Cell, _ *rand.Rand, r *Result) {
+	if !b.watchdogs() {
+		r.Control = "the host has no watchdog, and goes on once its VM runs elsewhere"
+	}
 	b.lost(ctx, c, r, func(ctx context.Context, h *lab.Host) (func(context.Context) error, error) {
 		if err := signalAll(h, syscall.SIGSTOP); err != nil {
 			return nil, err
 		}
 		b.Truth.Frozen(h, true)
-		return func(context.Context) error {
-			b.Truth.Frozen(h, false)
-			return signalAll(h, syscall.SIGCONT)
-		}, nil
+		if err := b.unlock(h); err != nil {
+			return nil, errors.Join(err, signalAll(h, syscall.SIGCONT))
+		}
+		if !b.watchdogs() {
+			return func(context.Context) error {
+				b.Truth.Frozen(h, false)
+				return signalAll(h, syscall.SIGCONT)
+			}, nil
+		}
+		frozen, bites := time.Now(), h.Bites()
+		if err := until(ctx, 2*lab.WatchdogTimeout, func(context.Context) error {
+			if h.Bites() == bites {
+				return fmt.Errorf("the watchdog of %s did not reset it", h.Name)
+			}
+			return nil
+		}); err != nil {
+			return nil, errors.Join(err, signalAll(h, syscall.SIGCONT))
+		}
+		r.Reset = time.Since(frozen).Seconds()
+		return b.boot(h), nil
 	})
+}
+
+// watchdogs reports whether the hosts have watchdogs.
+func (b *Bed) watchdogs() bool { return len(b.Guard) > 0 }
+
+// boot lets a host come up that has lost power.
+func (b *Bed) boot(h *lab.Host) func(ctx context.Context) error {
+	return func(ctx context.Context) error {
+		if err := h.PowerOff(ctx); err != nil { // what is left of one that was reset
+			return err
+		}
+		if err := h.PowerOn(ctx); err != nil {
+			return err
+		}
+		return h.StartAgent()
+	}
+}
+
+// unbitten is L2 for a run in which no watchdog should have reset a host; one that
+// was reset comes up again.
+func (m *move) unbitten(ctx context.Context, before map[*lab.Host]int) {
+	for h, n := range before {
+		if h.Bites() == n {
+			continue
+		}
+		m.violate("L2", "the watchdog reset %s", h.Name)
+		if err := m.b.boot(h)(ctx); err != nil {
+			m.violate("L1", "%s does not come up again: %v", h.Name, err)
+		}
+	}
 }
 
 // signalAll sends a signal to every process of a host.

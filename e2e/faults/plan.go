@@ -15,6 +15,8 @@ type Plan struct {
 	Runs int
 	// Cells of the migration's cut points to choose from; empty: all of them.
 	Cells []Cell
+	// Pool of scenarios; empty: by the seed. A cell has its own.
+	Pool string
 	// Others are scenarios by name, which take turns with the cells.
 	Others []string
 	// Only the others.
@@ -52,7 +54,7 @@ func (b *Bed) Run(ctx context.Context, p Plan) (*Report, error) {
 			name := p.Others[turn%every]
 			r.Scenario = name
 			b.logf("%d: %s", r.N, name)
-			scenarios[name](b, ctx, b.fill(Cell{}, random), random, r)
+			scenarios[name](b, ctx, b.fill(Cell{Pool: p.Pool}, random), random, r)
 		} else {
 			c := b.fill(cells[n%len(cells)], random)
 			r.Scenario = "migration"

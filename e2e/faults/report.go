@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/novacron/novacron/e2e/truth"
@@ -27,6 +28,8 @@ type Result struct {
 	// Restarted: the guest was started anew; MayRestart: its process was killed.
 	Restarted  bool `json:"restarted,omitempty"`
 	MayRestart bool `json:"may_restart,omitempty"`
+	// Control says why the run is expected to be red; empty: it is to hold.
+	Control string `json:"control,omitempty"`
 	// Void says why the run proves nothing; empty: it counts.
 	Void       string            `json:"void,omitempty"`
 	Violations []truth.Violation `json:"violations,omitempty"`
@@ -43,6 +46,8 @@ type Result struct {
 	Restart float64 `json:"restart_s,omitempty"`
 	// Detection is from the loss of the host to the servers' word that it is lost.
 	Detection float64 `json:"detection_s,omitempty"`
+	// Reset is from the freeze of the host to the reset by its watchdog.
+	Reset float64 `json:"reset_s,omitempty"`
 	// Disk is what the guest's disk said at the end.
 	Disk string `json:"disk,omitempty"`
 	// Expected is what the run left behind on purpose.
@@ -51,13 +56,28 @@ type Result struct {
 	Hit int64 `json:"hit_ns,omitempty"`
 }
 
-// verdict in one word.
+// redControl are the invariants that a control breaks: that a VM runs twice, and
+// what comes of it for the guest.
+var redControl = []string{"S1", "S5", "S7", "M5"}
+
+// verdict in one word, or two of a control: one that is red as it should be shows
+// that the faults are real and that the checkers see them. It is never counted as
+// good, and what else it breaks is a violation like any other.
 func (r *Result) verdict() string {
+	red, other := false, false
+	for _, v := range r.Violations {
+		red = red || v.Invariant == "S1"
+		other = other || !slices.Contains(redControl, v.Invariant)
+	}
 	switch {
+	case r.Control != "" && red && !other:
+		return "red control"
 	case len(r.Violations) > 0:
 		return "VIOLATED"
 	case r.Void != "":
 		return "void"
+	case r.Control != "":
+		return "GREEN control"
 	}
 	return "held"
 }
@@ -71,11 +91,13 @@ func (r *Result) title() string {
 
 // Report is the outcome of all runs of a seed.
 type Report struct {
-	Seed     uint64    `json:"seed"`
-	Runs     int       `json:"runs"`
-	Held     int       `json:"held"`
-	Void     int       `json:"void"`
-	Violated int       `json:"violated"`
+	Seed     uint64 `json:"seed"`
+	Runs     int    `json:"runs"`
+	Held     int    `json:"held"`
+	Void     int    `json:"void"`
+	Violated int    `json:"violated"`
+	// Controls are the red controls; a green one counts as violated.
+	Controls int       `json:"controls"`
 	Results  []*Result `json:"results"`
 	Figures  []Figure  `json:"figures"`
 }
@@ -89,9 +111,16 @@ func (r *Report) add(one *Result) {
 		r.Held++
 	case "void":
 		r.Void++
+	case "red control":
+		r.Controls++
 	default:
 		r.Violated++
 	}
+}
+
+// Counts are the verdicts in words.
+func (r *Report) Counts() string {
+	return fmt.Sprintf("%d runs: %d held, %d violated, %d void, %d red controls", r.Runs, r.Held, r.Violated, r.Void, r.Controls)
 }
 
 // Write writes report.json and report.md.
@@ -109,7 +138,7 @@ func (r *Report) Write(dir string) error {
 
 func (r *Report) markdown() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "# Faults, seed %d\n\n%d runs: %d held, %d violated, %d void.\n\n", r.Seed, r.Runs, r.Held, r.Violated, r.Void)
+	fmt.Fprintf(&b, "# Faults, seed %d\n\n%s.\n\n", r.Seed, r.Counts())
 	b.WriteString("| # | run | pool | from | verdict | ended | runs on | anew | downtime | margin | restart | took | seed |\n|--|--|--|--|--|--|--|--|--|--|--|--|--|\n")
 	for _, x := range r.Results {
 		anew := ""
@@ -119,12 +148,16 @@ func (r *Report) markdown() string {
 		fmt.Fprintf(&b, "| %d | %s | %s | %s | %s | %s | %s | %s | %s | %s | %s | %.0f s | %d |\n", x.N, x.title(), x.Pool, x.From, x.verdict(), x.Outcome, x.RunsOn, anew,
 			seconds(x.Downtime), seconds(x.Margin), seconds(x.Restart), x.Duration, x.Seed)
 	}
+	r.writeMatrix(&b)
 	writeFigures(&b, r.figures())
 	for _, x := range r.Results {
-		if len(x.Violations) == 0 && x.Void == "" {
+		if len(x.Violations) == 0 && x.Void == "" && x.Control == "" {
 			continue
 		}
 		fmt.Fprintf(&b, "\n## %d: %s\n\n", x.N, x.title())
+		if x.Control != "" {
+			fmt.Fprintf(&b, "a control, expected to be red: %s\n\n", x.Control)
+		}
 		if x.Void != "" {
 			fmt.Fprintf(&b, "void: %s\n", x.Void)
 		}

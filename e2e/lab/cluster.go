@@ -58,6 +58,7 @@ client {
     acceleration = "tcg"
     own_netns    = true
   }
+  guard { spawn = %t }
   pool "default" { path = "/var/lib/novacron/pools/default" }
   pool "shared" {
     path   = "/var/lib/novacron/shared/pool"
@@ -97,7 +98,7 @@ func (c *Cluster) Form(ctx context.Context) error {
 		}
 	}
 	for _, h := range c.Clients {
-		if err := c.joinHost(ctx, h, "client", fmt.Sprintf(clientConfig, h.Name, h.Address, h.Name)); err != nil {
+		if err := c.joinHost(ctx, h, "client", fmt.Sprintf(clientConfig, h.Name, h.Address, h.Name, !h.guarded())); err != nil {
 			return err
 		}
 	}

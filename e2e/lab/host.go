@@ -36,6 +36,9 @@ type Host struct {
 	init  atomic.Pointer[exec.Cmd] // PID 1 of the host
 	agent *exec.Cmd
 	done  chan struct{} // closed when agent has ended
+
+	watchdog *device // nil: it has none, or is off
+	bites    atomic.Int32
 }
 
 // Dir is the host's folder on this machine.
@@ -131,6 +134,11 @@ func (h *Host) PowerOn(ctx context.Context) error {
 		text, _ := os.ReadFile(filepath.Join(d, "init.log"))
 		return fmt.Errorf("did not come up: %w: %s", err, text)
 	}
+	if h.guarded() {
+		if err := errors.Join(h.plugWatchdog(first), h.startGuard(ctx)); err != nil {
+			return err
+		}
+	}
 	if h.Libvirt {
 		return h.StartLibvirt(ctx)
 	}
@@ -209,16 +217,10 @@ func (h *Host) Join(ctx context.Context) error {
 
 // PowerOff kills every process of the host at once, as a power loss does.
 func (h *Host) PowerOff(context.Context) error {
-	first := h.init.Load()
-	if first == nil {
-		return nil
+	var err error
+	if first := h.init.Swap(nil); first != nil {
+		err = cutPower(first)
 	}
-	pid, err := h.PID1()
-	if err == nil {
-		err = syscall.Kill(pid, syscall.SIGKILL)
-	}
-	syscall.Kill(-first.Process.Pid, syscall.SIGKILL)
-	h.init.Store(nil)
 	if h.done != nil {
 		select {
 		case <-h.done:
@@ -227,6 +229,16 @@ func (h *Host) PowerOff(context.Context) error {
 			<-h.done
 		}
 	}
+	return errors.Join(err, h.unplugWatchdog())
+}
+
+// cutPower kills what began with a host's first process.
+func cutPower(first *exec.Cmd) error {
+	pid, err := pid1(first)
+	if err == nil {
+		err = syscall.Kill(pid, syscall.SIGKILL)
+	}
+	syscall.Kill(-first.Process.Pid, syscall.SIGKILL)
 	if errors.Is(err, syscall.ESRCH) || errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
@@ -240,6 +252,10 @@ func (h *Host) PID1() (int, error) {
 	if first == nil {
 		return 0, os.ErrNotExist
 	}
+	return pid1(first)
+}
+
+func pid1(first *exec.Cmd) (int, error) {
 	unshare := first.Process.Pid
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", unshare, unshare))
 	if err != nil {

@@ -37,6 +37,10 @@ type Lab struct {
 	Subnet string
 	// Env is added to the environment of agents, for example GOCOVERDIR.
 	Env []string
+	// Guard is a program that is started as the guard of each host with libvirt, with
+	// the path of the host's watchdog (package watchdog) as its last argument. Empty:
+	// no host has a watchdog, and the agents start their own guards.
+	Guard []string
 	// Log receives one line for each step.
 	Log   io.Writer
 	Hosts []*Host
@@ -99,8 +103,19 @@ func (l *Lab) Down(ctx context.Context) error {
 			errs = append(errs, empty(ctx, n.Name()), run(ctx, "ip", "netns", "delete", n.Name()))
 		}
 	}
-	if _, err := os.Stat("/sys/class/net/" + l.bridge()); err == nil {
-		errs = append(errs, run(ctx, "ip", "link", "delete", l.bridge()))
+	// A network namespace ends some time after its name: until then its cable is
+	// still plugged in, and the same lab could not be made anew.
+	cables := []string{l.bridge()}
+	for _, h := range l.Hosts {
+		cables = append(cables, l.bridge()+h.Name)
+	}
+	for _, c := range cables {
+		if _, err := os.Stat("/sys/class/net/" + c); err == nil {
+			err = run(ctx, "ip", "link", "delete", c)
+			if _, left := os.Stat("/sys/class/net/" + c); left == nil {
+				errs = append(errs, err)
+			}
+		}
 	}
 	errs = append(errs, os.RemoveAll(l.Dir))
 	return errors.Join(errs...)

@@ -21,6 +21,13 @@ const (
 	procCreateXML = 10
 	procLookup    = 24
 	procAuthList  = 66
+	procVersion   = 157
+	procState     = 212
+	procJobStats  = 298
+	procMove      = 305
+
+	qemuProgram = 0x20008087
+	procMonitor = 1<<31 | 1 // of that program
 )
 
 // daemon speaks enough of libvirt's protocol to be connected to, to make one
@@ -35,6 +42,7 @@ type daemon struct {
 	conns  map[net.Conn]bool
 	held   map[uint32]chan struct{}         // answered when it is closed
 	refuse map[uint32]golibvirt.ErrorNumber // answered with an error
+	says   map[uint32][]byte                // answered with this
 	came   chan uint32                      // procedures that are held back
 	domain api.ID                           // made, zero: none
 	wanted api.ID                           // what DomainCreateXML makes
@@ -43,7 +51,7 @@ type daemon struct {
 func newDaemon(t *testing.T) *daemon {
 	f := &daemon{
 		t: t, socket: filepath.Join(t.TempDir(), "sock"), conns: map[net.Conn]bool{}, held: map[uint32]chan struct{}{},
-		refuse: map[uint32]golibvirt.ErrorNumber{}, came: make(chan uint32, 100),
+		refuse: map[uint32]golibvirt.ErrorNumber{}, says: map[uint32][]byte{}, came: make(chan uint32, 100),
 	}
 	var err error
 	f.ln, err = net.Listen("unix", f.socket)
@@ -115,7 +123,11 @@ func (f *daemon) serve(c net.Conn) {
 			return
 		}
 		f.wg.Go(func() {
-			status, body := f.answer(binary.BigEndian.Uint32(head[12:]))
+			proc := binary.BigEndian.Uint32(head[12:])
+			if binary.BigEndian.Uint32(head[4:]) == qemuProgram {
+				proc |= 1 << 31
+			}
+			status, body := f.answer(proc)
 			binary.BigEndian.PutUint32(head, uint32(28+len(body)))
 			binary.BigEndian.PutUint32(head[16:], 1) // a reply
 			binary.BigEndian.PutUint32(head[24:], status)
@@ -138,6 +150,9 @@ func (f *daemon) answer(proc uint32) (status uint32, body []byte) {
 	defer f.mu.Unlock()
 	if code, bad := f.refuse[proc]; bad {
 		return 1, failure(code)
+	}
+	if body, ok := f.says[proc]; ok {
+		return 0, body
 	}
 	u32 := binary.BigEndian.AppendUint32
 	domain := func() []byte {

@@ -247,6 +247,7 @@ func (d *Driver) perform(ctx context.Context, cn *conn, p *plan) error {
 	alive := time.NewTicker(d.cfg.KeepAlive)
 	defer alive.Stop()
 	var again <-chan time.Time
+	looks := 0
 	ended := ctx.Done()
 	for {
 		select {
@@ -259,6 +260,7 @@ func (d *Driver) perform(ctx context.Context, cn *conn, p *plan) error {
 			if err != nil {
 				return preferred(done, err)
 			}
+			looks = d.unstick(d.ctx, p.dom, ended == nil, looks)
 		case <-ended:
 			ended = nil
 			t := time.NewTicker(abortAgain)
