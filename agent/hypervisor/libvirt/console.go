@@ -170,7 +170,6 @@ func (d *Driver) streams(c *console, dom golibvirt.Domain, id api.ID) error {
 		if err != nil || now.ID != dom.ID || again > consoleAgain {
 			return errConsoleEnd
 		}
-		println("REOPEN", again, time.Since(begun).String())
 	}
 }
 
