@@ -31,7 +31,7 @@ var floors = map[string][]string{
 	"api/mutant":                   {},
 	"fsm/event":                    {"api"},
 	"cluster/acl":                  {"api"},
-	"cluster/lease":                {"api", "api/mutant"},
+	"cluster/lease":                {"api", "api/mutant", "fsm"},
 	"cluster/peer":                 {"api"},
 	"cluster/keyring":              {"api"},
 	"cluster/rpc":                  {"api", "cluster/acl"},

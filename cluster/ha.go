@@ -3,9 +3,7 @@ package cluster
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"slices"
-	"time"
 
 	"github.com/hashicorp/go-metrics/compat"
 
@@ -16,150 +14,74 @@ import (
 	"github.com/novacron/novacron/scheduler"
 )
 
-// hostWatch is the leader's duty that declares hosts lost whose lease is over.
-// It lives for one term: what the leader before it saw does not count.
-type hostWatch struct {
-	s *Server
-	// took is when this leader declared nodes lost by their lease, for the brake.
-	took map[api.ID]time.Duration
-}
-
-// dutyHosts looks at the leases once a second.
+// dutyHosts is the leader's duty that declares hosts lost whose lease is over. It
+// looks at the leases once a second.
 func (s *Server) dutyHosts(ctx context.Context) error {
-	w := &hostWatch{s: s, took: map[api.ID]time.Duration{}}
-	return every(ctx, livenessTick, nil, w.check)
-}
-
-// leaseWait is the W of a node: after so much silence nothing that is armed runs
-// there any more.
-func leaseWait(cfg api.HAConfig, n *api.Node) time.Duration {
-	return max(lease.Default.Wait(n.Guard == api.GuardWatchdog), cfg.Wait.D())
+	return every(ctx, livenessTick, nil, s.checkHosts)
 }
 
 // haBlocked says why leases do not count now, or "".
-func (s *Server) haBlocked(st *fsm.State) string {
-	cfg := st.HAConfig()
-	switch expect := st.SchedulerConfig().Expect; {
-	case st.Recovery() != nil:
-		return "the region is in recovery after a restore"
-	case cfg.Disarmed:
-		return "HA is disarmed by an operator"
-	case cfg.Hold != nil:
-		return "restarts are held back: " + cfg.Hold.Reason
-	case int32(s.sched.voters()) < expect:
-		return fmt.Sprintf("fewer than %d servers vote", expect)
-	}
-	return ""
-}
+func (s *Server) haBlocked(st *fsm.State) string { return lease.Blocked(st, s.sched.voters()) }
 
-func (w *hostWatch) check(ctx context.Context) error {
-	if err := w.settle(); err != nil {
+// checkHosts carries out what follows from the leases (lease.Watch).
+func (s *Server) checkHosts(ctx context.Context) error {
+	if err := s.settleLosses(); err != nil {
 		return err
 	}
-	s, st := w.s, w.s.fsm.State()
-	cfg := st.HAConfig()
-	over, silent, nodes := w.survey(st)
-	storm := lease.Storm(silent, nodes)
-	if err := w.brake(ctx, cfg, storm, len(over) > 0, silent, nodes); err != nil {
+	st := s.fsm.State()
+	plan := s.leases.look(st)
+	if err := s.brake(ctx, &plan); err != nil {
 		return err
 	}
 	held := float32(0)
-	if cfg.Hold != nil {
+	if st.HAConfig().Hold != nil {
 		held = 1
 	}
 	metrics.SetGauge([]string{"ha", "hold"}, held)
-	if storm || s.haBlocked(s.fsm.State()) != "" {
+	if plan.Storm || s.haBlocked(s.fsm.State()) != "" {
 		return nil
 	}
-	for _, n := range over {
-		if err := w.lose(ctx, n, leaseWait(cfg, n)); err != nil {
+	for _, n := range plan.Over {
+		if err := s.loseHost(ctx, n); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// survey finds the nodes whose wait is over, and counts those that are silent,
-// or were until they were declared lost a moment ago, among all.
-func (w *hostWatch) survey(st *fsm.State) (over []*api.Node, silent, nodes int) {
-	cfg, now := st.HAConfig(), w.s.cfg.Clock()
-	for n := range st.Nodes() {
-		if n.Status == api.NodeLost {
-			if at, ok := w.took[n.ID]; ok && now-at < leaseWait(cfg, n) {
-				silent, nodes = silent+1, nodes+1
-			} else {
-				delete(w.took, n.ID)
-			}
-			continue
-		}
-		delete(w.took, n.ID)
-		d, _ := w.s.leases.silent(n.ID)
-		if n.Status == api.NodeLeft && !holdsArmed(st, n.ID) {
-			continue
-		}
-		nodes++
-		if d <= suspectAfter {
-			continue
-		}
-		silent++
-		if fsm.GuardUsable(st, n) && d >= leaseWait(cfg, n) {
-			over = append(over, n)
-		}
-	}
-	return over, silent, nodes
-}
-
-// holdsArmed reports whether a node has a VM of which it said that it is armed.
-func holdsArmed(st *fsm.State, node api.ID) bool {
-	for p := range st.PlacementsOn(node) {
-		if p.Armed {
-			return true
-		}
-	}
-	return false
-}
-
-// brake holds restarts back when too many nodes fell silent together: that is
-// more often the servers' own network. It lets go when they are back.
-func (w *hostWatch) brake(ctx context.Context, cfg api.HAConfig, storm, due bool, silent, nodes int) error {
-	next := cfg
+// brake commits what the storm brake does.
+func (s *Server) brake(ctx context.Context, plan *lease.Plan) error {
 	switch {
-	case storm && due && cfg.Hold == nil && !cfg.Disarmed:
-		next.Hold = &api.HAHold{Storm: true, Reason: fmt.Sprintf("%d of %d nodes are silent: the fault may lie with the servers' network", silent, nodes), By: "the leader"}
-		w.s.log.Error("the storm brake holds restarts back", "silent", silent, "nodes", nodes)
-	case !storm && cfg.Hold != nil && cfg.Hold.Storm:
-		next.Hold = nil
-		w.s.log.Info("the storm brake lets go", "silent", silent, "nodes", nodes)
-	default:
+	case plan.Brake == nil:
 		return nil
+	case plan.Storm:
+		s.log.Error("the storm brake holds restarts back", "silent", plan.Silent, "nodes", plan.Nodes)
+	default:
+		s.log.Info("the storm brake lets go", "silent", plan.Silent, "nodes", plan.Nodes)
 	}
-	_, err := w.s.Apply(ctx, &fsm.HASet{Config: next, CheckIndex: &cfg.ModifyIndex})
+	_, err := s.Apply(ctx, plan.Brake)
 	if api.CodeOf(err) == api.CodeConflict {
 		return nil // an operator was faster
 	}
 	return err
 }
 
-// lose commits that a host is lost. From before the proposal until its outcome is
-// known no beat of the host is acknowledged.
-func (w *hostWatch) lose(ctx context.Context, n *api.Node, wait time.Duration) error {
-	s := w.s
-	if !s.leases.lose(n.ID, wait) {
+// loseHost commits that a host is lost. From before the proposal until its outcome
+// is known no beat of the host is acknowledged.
+func (s *Server) loseHost(ctx context.Context, n *api.Node) error {
+	cmd := s.leases.expire(s.fsm.State(), n)
+	if cmd == nil {
 		return nil // heard in this moment
 	}
-	silent, _ := s.leases.silent(n.ID)
-	reg := s.fsm.State().Registration(n.ID)
-	res, err := s.Apply(ctx, &fsm.HostLost{NodeID: n.ID, Session: reg.SessionID, Registered: reg.Index, Evidence: api.Evidence{
-		Kind: api.EvidenceLease, BootID: n.BootID, Term: s.raft.CurrentTerm(), Silent: api.Duration(silent.Round(time.Millisecond)), Wait: api.Duration(wait),
-	}})
-	switch {
-	case err == nil:
-		w.took[n.ID] = s.cfg.Clock()
-		metrics.IncrCounter([]string{"ha", "lost"}, 1)
-		s.log.Warn("a host is lost: its lease is over", "node", n.Name, "silent", silent, "wait", wait)
+	cmd.Evidence.Term = s.raft.CurrentTerm()
+	res, err := s.Apply(ctx, cmd)
+	if err != nil {
+		s.unlose(n.ID, res)
 		return nil
 	}
-	s.unlose(n.ID, res)
+	s.leases.took(n.ID)
+	metrics.IncrCounter([]string{"ha", "lost"}, 1)
+	s.log.Warn("a host is lost: its lease is over", "node", n.Name, "silent", cmd.Evidence.Silent, "wait", cmd.Evidence.Wait)
 	return nil
 }
 
@@ -173,22 +95,22 @@ func (s *Server) unlose(id api.ID, res *fsm.Result) {
 	}
 }
 
-// settle finds out what became of losses whose outcome was not known: after a
+// settleLosses finds out what became of losses whose outcome was not known: after a
 // barrier, all that this leader ever proposed is applied or never will be.
-func (w *hostWatch) settle() error {
-	ids := w.s.leases.doubtful()
+func (s *Server) settleLosses() error {
+	ids := s.leases.doubtful()
 	if len(ids) == 0 {
 		return nil
 	}
-	if !w.s.enter() {
+	if !s.enter() {
 		return errNotLeading()
 	}
-	defer w.s.wg.Done()
-	if err := w.s.raft.Barrier(barrierTimeout).Error(); err != nil {
+	defer s.wg.Done()
+	if err := s.raft.Barrier(barrierTimeout).Error(); err != nil {
 		return err
 	}
 	for _, id := range ids {
-		w.s.leases.spare(id) // what was committed is in the state, and refused there
+		s.leases.spare(id) // what was committed is in the state, and refused there
 	}
 	return nil
 }
@@ -224,7 +146,7 @@ func (s *Server) haStatusOf(st *fsm.State) *api.HAStatus {
 			Lost: n.Lost, Stranded: stranded[n.ID],
 		}
 		if n.Guard != api.GuardNone {
-			h.Wait = api.Duration(leaseWait(out.Config, n))
+			h.Wait = api.Duration(lease.WaitOf(out.Config, n))
 		}
 		for p := range st.PlacementsOn(n.ID) {
 			vm := st.VM(p.VMID)

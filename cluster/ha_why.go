@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/cluster/lease"
 	"github.com/novacron/novacron/fsm"
 )
 
@@ -62,7 +63,7 @@ func (s *Server) restartWhy(st *fsm.State, vm *api.VM, p *api.Placement, n *api.
 	if !s.IsLeader() { // a stale read: this server has heard no beat of any node
 		return fmt.Sprintf("node %s is silent; when its lease is over the VM is restarted elsewhere, and only the leader knows when that is", n.Name), never
 	}
-	left := max(leaseWait(cfg, n)-silent, 0)
+	left := max(lease.WaitOf(cfg, n)-silent, 0)
 	return fmt.Sprintf("node %s has been silent for %s; its lease and the wait after it end in %s, then the VM is restarted elsewhere",
 		n.Name, silent.Round(time.Second), left.Round(time.Second)), left
 }

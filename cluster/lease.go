@@ -1,8 +1,6 @@
 package cluster
 
 import (
-	"maps"
-	"slices"
 	"sync"
 	"time"
 
@@ -10,6 +8,7 @@ import (
 
 	"github.com/novacron/novacron/api"
 	"github.com/novacron/novacron/cluster/lease"
+	"github.com/novacron/novacron/fsm"
 )
 
 const (
@@ -22,11 +21,10 @@ var (
 	suspectAfter = lease.Default.Suspect()
 )
 
-// boottime is the time since boot, suspend included: leases count on it, never
-// on the wall clock.
+// boottime is the clock of leases: the time since boot, suspend included.
 func boottime() time.Duration {
 	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
+	if err := unix.ClockGettime(lease.Clock(), &ts); err != nil {
 		return time.Duration(time.Now().UnixNano()) // every Linux since 2.6.39 has it
 	}
 	return time.Duration(ts.Nano())
@@ -50,12 +48,12 @@ type leases struct {
 	clock    func() time.Duration
 	mu       sync.Mutex
 	table    lease.Table
+	watch    lease.Watch
 	contacts map[api.ID]*contact
-	doubts   map[api.ID]bool // losses whose outcome is not known
 }
 
 func newLeases(clock func() time.Duration) *leases {
-	return &leases{clock: clock, contacts: map[api.ID]*contact{}, doubts: map[api.ID]bool{}}
+	return &leases{clock: clock, contacts: map[api.ID]*contact{}}
 }
 
 // begin empties the table; every node counts as heard at this moment.
@@ -63,7 +61,7 @@ func (t *leases) begin() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.table.Begin(t.clock())
-	t.contacts, t.doubts = map[api.ID]*contact{}, map[api.ID]bool{}
+	t.watch, t.contacts = lease.Watch{}, map[api.ID]*contact{}
 }
 
 // admit checks a session that wants to register. A second machine that claims
@@ -83,19 +81,15 @@ func (t *leases) admit(n *api.Node, session api.ID) error {
 
 // register makes the session the node's own.
 func (t *leases) register(n *api.Node, session api.ID) {
-	t.meet(n, session, t.table.Register)
-}
-
-// adopt is register for a session that registered in an earlier term.
-func (t *leases) adopt(n *api.Node, session api.ID) {
-	t.meet(n, session, t.table.Adopt)
-}
-
-func (t *leases) meet(n *api.Node, session api.ID, note func(node, session api.ID, now time.Duration)) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := t.clock()
-	note(n.ID, session, now)
+	t.table.Register(n.ID, session, now)
+	t.meet(n, session, now)
+}
+
+// meet notes who speaks for a node; the lock is held.
+func (t *leases) meet(n *api.Node, session api.ID, now time.Duration) *contact {
 	c := t.contacts[n.ID]
 	if c == nil {
 		c = &contact{}
@@ -103,24 +97,31 @@ func (t *leases) meet(n *api.Node, session api.ID, note func(node, session api.I
 	}
 	c.session, c.bootID, c.machineID, c.address = session, n.BootID, n.MachineID, n.Address
 	c.leaving, c.seen = false, now
+	return c
 }
 
-// knows reports whether beats of this session are counted.
-func (t *leases) knows(node, session api.ID) bool {
+// answer says what a beat that arrived at a time is told after a quorum check.
+func (t *leases) answer(st *fsm.State, b *api.NodeBeat, at time.Duration, check lease.Check) lease.Answer {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.table.Knows(node, session)
-}
-
-// beat counts a beat that arrived at a time, after its quorum check. Only if it
-// returns true may it be acknowledged with a lease.
-func (t *leases) beat(b *api.NodeBeat, at time.Duration) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	c := t.contacts[b.NodeID]
-	if c == nil || !t.table.Beat(b.NodeID, b.SessionID, at) {
-		return false
+	now := t.clock()
+	known := t.table.Knows(b.NodeID, b.SessionID)
+	a := t.table.Answer(st, lease.Beat{Node: b.NodeID, Session: b.SessionID, At: at}, check, now)
+	if a.Register {
+		return a
 	}
+	c := t.contacts[b.NodeID]
+	if !known || c == nil {
+		c = t.meet(st.Node(b.NodeID), b.SessionID, now)
+	}
+	if a.Lease != 0 {
+		c.heard(b, at)
+	}
+	return a
+}
+
+// heard takes in what a beat that counts says.
+func (c *contact) heard(b *api.NodeBeat, at time.Duration) {
 	c.seen = max(c.seen, at)
 	c.leaving = c.leaving || b.Leaving
 	if b.Stats != nil {
@@ -129,7 +130,6 @@ func (t *leases) beat(b *api.NodeBeat, at time.Duration) bool {
 	if b.Peers != nil {
 		c.peers = b.Peers
 	}
-	return true
 }
 
 // silent reports how long a node has not been heard, and whether it was at all
@@ -140,6 +140,21 @@ func (t *leases) silent(node api.ID) (d time.Duration, heard bool) {
 	return t.table.Silent(node, t.clock())
 }
 
+// look looks at the leases of all nodes.
+func (t *leases) look(st *fsm.State) lease.Plan {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.watch.Look(st, &t.table, t.clock())
+}
+
+// expire begins the loss of a node whose wait is over: what is to be proposed.
+// Nil: it was heard in this moment.
+func (t *leases) expire(st *fsm.State, n *api.Node) *fsm.HostLost {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.watch.Lose(st, &t.table, n, t.clock())
+}
+
 // lose begins the loss of a node that was silent for at least wait.
 func (t *leases) lose(node api.ID, wait time.Duration) bool {
 	t.mu.Lock()
@@ -147,26 +162,32 @@ func (t *leases) lose(node api.ID, wait time.Duration) bool {
 	return t.table.Lose(node, t.clock(), wait)
 }
 
-// spare ends what lose began: it is known not to be committed.
+// took notes that a loss by the lease was committed.
+func (t *leases) took(node api.ID) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.watch.Took(node, t.clock())
+}
+
+// spare ends what was begun: it is known not to be committed.
 func (t *leases) spare(node api.ID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	delete(t.doubts, node)
 	t.table.Spare(node)
 }
 
-// doubt notes that the outcome of what lose began is not known.
+// doubt notes that the outcome of what was begun is not known.
 func (t *leases) doubt(node api.ID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.doubts[node] = true
+	t.table.Doubt(node)
 }
 
 // doubtful lists the nodes of which the outcome of a loss is not known.
 func (t *leases) doubtful() []api.ID {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return slices.Collect(maps.Keys(t.doubts))
+	return t.table.Doubtful()
 }
 
 // stats returns the newest sample of a node, nil if there is none.

@@ -8,6 +8,7 @@ import (
 	"github.com/hashicorp/go-metrics/compat"
 
 	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/cluster/lease"
 	"github.com/novacron/novacron/fsm"
 )
 
@@ -30,7 +31,9 @@ type timedBeat struct {
 // flushBeats acknowledges beats behind one quorum check.
 func (s *Server) flushBeats(ctx context.Context, batch []*timedBeat) ([]*api.NodeBeaten, error) {
 	defer metrics.MeasureSince([]string{"node", "beats"}, time.Now())
-	if err := s.raft.VerifyLeader().Error(); err != nil {
+	check := lease.BeginCheck(s.cfg.Clock())
+	check.End(s.raft.VerifyLeader().Error() == nil)
+	if !check.Holds() {
 		return nil, errNotLeading()
 	}
 	st := s.fsm.State()
@@ -40,21 +43,9 @@ func (s *Server) flushBeats(ctx context.Context, batch []*timedBeat) ([]*api.Nod
 	for i, b := range batch {
 		ack := &api.NodeBeaten{Seq: b.beat.Seq, Generation: st.Generation(), Heartbeat: api.Duration(heartbeat), Servers: servers, Denied: denied, Disarm: disarm}
 		out[i] = ack
-		n := st.Node(b.beat.NodeID)
-		if n == nil || st.Session(n.ID) != b.beat.SessionID || n.Status == api.NodeLost {
-			// The answer extends no lease.
-			// One that was confirmed off and is not comes back by registering.
-			ack.Register = true
-			continue
-		}
-		if !s.leases.knows(n.ID, b.beat.SessionID) {
-			// Registered in an earlier term: Raft knows the session.
-			s.leases.adopt(n, b.beat.SessionID)
-		}
-		if s.leases.beat(b.beat, b.at) {
-			ack.Lease = api.Duration(hostLease)
-		}
-		wake = wake || n.Status != api.NodeReady || b.beat.Leaving
+		a := s.leases.answer(st, b.beat, b.at, check)
+		ack.Register, ack.Lease = a.Register, api.Duration(a.Lease)
+		wake = wake || !a.Register && (st.Node(b.beat.NodeID).Status != api.NodeReady || b.beat.Leaving)
 	}
 	if wake {
 		s.pokeNodes()

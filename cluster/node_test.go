@@ -287,8 +287,7 @@ func TestPeersOnlyShortenTheWayToSuspect(t *testing.T) {
 	}
 	s := &Server{leases: l}
 	beat := func(id byte, v *api.PeerView) {
-		_, session := node(id)
-		l.beat(&api.NodeBeat{NodeID: api.ID{id}, SessionID: session, Peers: v}, now)
+		l.contacts[api.ID{id}].heard(&api.NodeBeat{NodeID: api.ID{id}, Peers: v}, now)
 	}
 	suspects := func() (bool, string) {
 		silent, _ := l.silent(gone.ID)

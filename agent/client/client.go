@@ -77,7 +77,7 @@ func New(cfg Config) (*Client, error) {
 		networks: networkState{used: map[string]int{}, look: make(chan struct{}, 1)},
 		vms:      map[api.ID]*vm{}, orphans: map[api.ID]hypervisor.Domain{}, volumes: map[api.ID]*volumeTask{},
 		removing: map[api.ID]bool{}, foreign: map[string]error{}, bad: map[api.ID]bool{},
-		guard: guardState{look: make(chan struct{}, 1), changed: make(chan struct{}, 1), lease: hostLease{term: 1}},
+		guard: guardState{look: make(chan struct{}, 1), changed: make(chan struct{}, 1), lease: newHostLease()},
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.callCtx, c.endCall = context.WithCancel(context.Background())

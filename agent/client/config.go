@@ -6,9 +6,8 @@ import (
 	"log/slog"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/novacron/novacron/agent/fingerprint"
+	"github.com/novacron/novacron/agent/guard"
 	"github.com/novacron/novacron/agent/hypervisor"
 	"github.com/novacron/novacron/agent/image"
 	"github.com/novacron/novacron/agent/network"
@@ -118,7 +117,7 @@ func (c *Config) complete() error {
 	c.StreamSilence = cmp.Or(c.StreamSilence, time.Minute)
 	c.ImageIdle = cmp.Or(c.ImageIdle, 24*time.Hour)
 	if c.Boottime == nil {
-		c.Boottime = boottime
+		c.Boottime = guard.Boottime
 	}
 	if c.Redial == nil {
 		c.Redial = func(string) {}
@@ -127,14 +126,4 @@ func (c *Config) complete() error {
 		c.Sample = func() *api.NodeStats { return nil }
 	}
 	return nil
-}
-
-// boottime reads CLOCK_BOOTTIME, which no one can set and which runs on while
-// the machine sleeps.
-func boottime() time.Duration {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
-		panic("CLOCK_BOOTTIME cannot be read: " + err.Error()) // exists since Linux 2.6.39
-	}
-	return time.Duration(ts.Nano())
 }

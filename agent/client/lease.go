@@ -6,6 +6,7 @@ import (
 	metrics "github.com/hashicorp/go-metrics/compat"
 
 	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/api/mutant"
 )
 
 // hostLease is the lease of this host: until when it may run HA VMs. It is earned
@@ -27,6 +28,9 @@ type hostLease struct {
 	disarm, quitting bool
 }
 
+// newHostLease is that of an agent that begins.
+func newHostLease() hostLease { return hostLease{term: 1} }
+
 // earn takes in that the lease lasts until a boot time. began: there was none just
 // now. lapsed: because an earlier one had run out.
 func (l *hostLease) earn(until, now time.Duration) (began, lapsed bool) {
@@ -42,6 +46,24 @@ func (l *hostLease) earn(until, now time.Duration) (began, lapsed bool) {
 	return began, lapsed
 }
 
+// due is what the guard is to be told after an acknowledged beat: the lease that
+// it earned, counted from before it was sent, for no longer than the guard knows
+// leases to last. False: it earned none.
+func (l *hostLease) due(sent, now time.Duration, ack *api.NodeBeaten, life time.Duration) (from, until time.Duration, ok bool) {
+	if ack.Lease <= 0 || ack.Register {
+		return 0, 0, false
+	}
+	if mutant.On(mutant.LeaseFromReceipt) {
+		sent = now
+	}
+	return sent, sent + min(ack.Lease.D(), life), true
+}
+
+// registered takes in a registration that was begun in a term.
+func (l *hostLease) registered(term, generation uint64, index api.Index) {
+	l.fresh, l.generation, l.index = term, generation, index
+}
+
 // beaten takes in an acknowledged beat that was sent at a boot time. doubted: those
 // before it were missed.
 func (c *Client) beaten(sent time.Duration, ack *api.NodeBeaten, doubted bool) {
@@ -53,9 +75,8 @@ func (c *Client) beaten(sent time.Duration, ack *api.NodeBeaten, doubted bool) {
 	l.disarm = ack.Disarm
 	lapsed := false
 	var err error
-	if ack.Lease > 0 && !ack.Register && s.conn != nil {
-		until := sent + min(ack.Lease.D(), s.life)
-		if err = s.conn.Extend(sent, until); err == nil {
+	if from, until, ok := l.due(sent, now, ack, s.life); ok && s.conn != nil {
+		if err = s.conn.Extend(from, until); err == nil {
 			began, over := l.earn(until, now)
 			wake, lapsed = wake || began, over
 		}
@@ -108,8 +129,7 @@ func (c *Client) leaseTerm() uint64 {
 func (c *Client) registeredIn(term uint64, r *api.NodeRegistered) {
 	c.guard.mu.Lock()
 	defer c.guard.mu.Unlock()
-	l := &c.guard.lease
-	l.fresh, l.generation, l.index = term, r.Generation, r.Index
+	c.guard.lease.registered(term, r.Generation, r.Index)
 }
 
 // streamLease is what counts for a stream of orders that is opened now: the term,

@@ -4,7 +4,6 @@ import (
 	"time"
 
 	"github.com/novacron/novacron/agent/guard"
-	"github.com/novacron/novacron/api/mutant"
 	hostleases "github.com/novacron/novacron/cluster/lease"
 )
 
@@ -12,6 +11,7 @@ import (
 
 func (h *leaseHost) guardStarts() {
 	h.guardUp = true
+	h.guardRun++
 	h.guardLife++
 	h.g = guard.NewState(h.bootID(), guard.Limits{}, h.saved)
 	h.guardDo(guard.Event{Kind: guard.Tick})
@@ -54,13 +54,26 @@ func (h *leaseHost) guardTick(life int) {
 	case h.guardLife != life:
 	case h.guardFrozen > h.w.now:
 		h.w.at(h.guardFrozen-h.w.now+1, func() { h.guardTick(life) })
-	case mutant.On(mutant.AgentEnforces) && (!h.agentUp || h.frozen > h.w.now):
-		h.pet()
-		h.w.at(500*time.Millisecond, func() { h.guardTick(life) })
 	default:
 		h.guardLife++ // one timer only
 		h.guardDo(guard.Event{Kind: guard.Tick})
 	}
+}
+
+// guardHears gives the guard an event that waits while it is frozen.
+func (h *leaseHost) guardHears(kind guard.Kind) {
+	of := h.guardRun
+	var run func()
+	run = func() {
+		switch {
+		case !h.guardUp || h.guardRun != of:
+		case h.guardFrozen > h.w.now:
+			h.w.at(h.guardFrozen-h.w.now+1, run)
+		default:
+			h.guardDo(guard.Event{Kind: kind})
+		}
+	}
+	run()
 }
 
 func (h *leaseHost) guardStep(ev guard.Event) guard.Output {

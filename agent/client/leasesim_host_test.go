@@ -6,7 +6,6 @@ import (
 
 	"github.com/novacron/novacron/agent/guard"
 	"github.com/novacron/novacron/api"
-	"github.com/novacron/novacron/api/mutant"
 	hostleases "github.com/novacron/novacron/cluster/lease"
 	"github.com/novacron/novacron/fsm"
 )
@@ -34,7 +33,8 @@ type leaseHost struct {
 
 	// The guard.
 	guardUp     bool
-	guardLife   int
+	guardRun    int // rises with each start of the guard
+	guardLife   int // and with each of its timers
 	guardFrozen time.Duration
 	g           guard.State
 	saved       guard.State
@@ -68,13 +68,8 @@ func newLeaseHost(w *leaseWorld, i int) *leaseHost {
 
 func (h *leaseHost) bootID() api.ID { return api.ID{0xb0, h.id[0], byte(h.boot)} }
 
-// now is the boot time by this host's clock.
-func (h *leaseHost) now() time.Duration {
-	if mutant.On(mutant.WallClock) {
-		return max(0, h.clock.now()+h.wall)
-	}
-	return h.clock.now()
-}
+// now is the time by the clock that leases count on.
+func (h *leaseHost) now() time.Duration { return h.clock.read(guard.Clock(), h.wall) }
 
 // boots starts the machine: nothing runs.
 func (h *leaseHost) boots() {
@@ -121,6 +116,7 @@ func (h *leaseHost) agentDies(back time.Duration) {
 	h.agentUp = false
 	h.life++
 	life := h.life
+	h.guardHears(guard.AgentGone)
 	h.w.at(back, func() {
 		if h.up && h.life == life {
 			h.agentStarts()
@@ -131,13 +127,10 @@ func (h *leaseHost) agentDies(back time.Duration) {
 func (h *leaseHost) agentStarts() {
 	h.life++
 	h.agentUp, h.hold, h.registered, h.asking, h.seesGuard, h.wakeAt = true, true, false, false, false, 0
-	h.lease, h.lastAck, h.said = hostLease{}, 0, api.VMReport{}
+	h.lease, h.lastAck, h.said = newHostLease(), 0, api.VMReport{}
 	h.session = api.ID{0x55, h.id[0], byte(h.life >> 8), byte(h.life)}
 	h.m = newMachine(h.record, h.written)
 	h.m.ID = vm1
-	if mutant.On(mutant.RestartExtends) {
-		h.extend(h.now(), h.now()+hostleases.Default.Lease)
-	}
 	h.step(event{kind: evSeen, dom: h.d})
 	h.lookAtGuard()
 	h.register()
@@ -203,10 +196,10 @@ func (h *leaseHost) beats() {
 		if h.bound > h.w.now {
 			s = h.boundTo
 		}
-		take := func(ack time.Duration, register bool) {
+		take := func(a hostleases.Answer) {
 			h.send(12*time.Second, h.agent(func() {
 				if h.life == life { // else an agent before this one asked
-					h.beaten(sent, ack, register)
+					h.beaten(sent, &api.NodeBeaten{Register: a.Register, Lease: api.Duration(a.Lease)})
 				}
 			}))
 		}
@@ -219,15 +212,13 @@ func (h *leaseHost) beats() {
 }
 
 // beaten is what Client.beaten does.
-func (h *leaseHost) beaten(sent, life time.Duration, register bool) {
+func (h *leaseHost) beaten(sent time.Duration, ack *api.NodeBeaten) {
 	h.lastAck = max(h.lastAck, sent)
-	if mutant.On(mutant.LeaseFromReceipt) {
-		sent = h.now()
+	lapsed := false
+	if from, until, ok := h.lease.due(sent, h.now(), ack, hostleases.Default.Lease); ok && h.seesGuard {
+		lapsed = h.extend(from, until)
 	}
-	if register {
-		h.registered = false
-		h.register()
-	} else if life > 0 && h.seesGuard && h.extend(sent, sent+life) {
+	if lapsed || ack.Register {
 		h.registered = false
 		h.register()
 	}
@@ -250,7 +241,7 @@ func (h *leaseHost) register() {
 	}
 	done := h.agent(func() {
 		h.registered, h.asking, h.lastAck = true, false, h.now()
-		h.lease.fresh = term
+		h.lease.registered(term, 1, 0)
 		h.open()
 		h.said = api.VMReport{}
 		h.tell(true)
@@ -265,7 +256,7 @@ func (h *leaseHost) register() {
 			if h.w.leader != s || h.w.apply(reg).Err != nil {
 				return
 			}
-			s.table.Register(h.id, reg.SessionID, s.clock.now())
+			s.table.Register(h.id, reg.SessionID, s.now())
 			h.send(2*time.Second, done)
 		})
 	})
@@ -284,7 +275,7 @@ func (h *leaseHost) node() api.Node {
 	}
 	return api.Node{
 		ID: h.id, Name: h.name, Datacenter: "d", Region: "r", Address: h.name + ":1", BootID: h.bootID().String(), MachineID: h.name, ProductUUID: h.name, Guard: class,
-		Capacity: api.Resources{CPU: 8000, Memory: 16 * api.GiB}, Networks: []string{"br0"},
+		Drivers: []api.DriverInfo{{Name: "sim", Healthy: true}}, Capacity: api.Resources{CPU: 8000, Memory: 16 * api.GiB}, Networks: []string{"br0"},
 		Pools: []api.NodePool{{Name: "default", Type: "dir", Capacity: 100 * api.GiB}, {Name: "san", Type: "sim", Shared: true, Capacity: 100 * api.GiB}},
 	}
 }

@@ -161,10 +161,7 @@ func (w *leaseWorld) elect() {
 	}
 	s := able[w.rng.IntN(len(able))]
 	w.leader, w.deposed = s, cmp.Or(w.leader, s)
-	s.term++
-	s.fenced = false
-	s.table.Begin(s.clock.now())
-	s.acts()
+	s.leads()
 	w.trace("server %d leads", s.i)
 }
 
@@ -273,7 +270,7 @@ func (w *leaseWorld) trouble() {
 		} else {
 			s.frozen = 0 // only deposed
 		}
-		s.stale = s.frozen + 300*time.Millisecond
+		s.wall += w.dur(100 * time.Second)
 		if w.rng.IntN(2) == 0 { // this host reaches no other server
 			h.bound, h.boundTo = s.frozen+time.Second, s
 		}

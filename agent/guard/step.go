@@ -174,8 +174,12 @@ func Step(s State, ev Event) (State, Output) {
 		s.extend(ev.Lease, &out)
 	case Gone:
 		s.bury(ev.Target, &out)
+	case AgentGone:
+		if mutant.On(mutant.RestartExtends) {
+			s.Lease.Deadline = s.Now + s.Limits.Lease
+		}
 	}
-	s.expire(&out)
+	s.expire(ev.Kind, &out)
 	switch ev.Kind {
 	case Arm:
 		out.Verdict = s.arm(ev.Target, &out)
@@ -212,8 +216,12 @@ func (s *State) extend(l Lease, out *Output) {
 	}
 }
 
-// expire dooms everything armed once the deadline is there.
-func (s *State) expire(out *Output) {
+// expire dooms everything armed once the deadline is there, whoever says that it
+// is: above all the guard's own timer.
+func (s *State) expire(by Kind, out *Output) {
+	if by == Tick && mutant.On(mutant.AgentEnforces) {
+		return
+	}
 	if !s.expired() || !slices.ContainsFunc(s.Armed, func(a Armed) bool { return !a.Doomed }) {
 		return
 	}

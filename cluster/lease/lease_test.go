@@ -17,12 +17,16 @@ func TestTheWaitCoversLeaseKillWatchdogAndDrift(t *testing.T) {
 	must.Eq(t, 31*time.Second, none.Wait(true))
 }
 
+func beat(t *Table, id, session api.ID, at time.Duration) bool {
+	return t.beat(Beat{Node: id, Session: session, At: at})
+}
+
 func TestANewLeaderCountsFromItsBarrier(t *testing.T) {
 	var tab Table
 	id, session := api.NewID(), api.NewID()
 	tab.Begin(100 * time.Second)
 	tab.Register(id, session, 101*time.Second)
-	must.True(t, tab.Beat(id, session, 105*time.Second))
+	must.True(t, beat(&tab, id, session, 105*time.Second))
 	tab.Begin(130 * time.Second)
 	d, heard := tab.Silent(id, 140*time.Second)
 	must.Eq(t, 10*time.Second, d)
@@ -30,7 +34,7 @@ func TestANewLeaderCountsFromItsBarrier(t *testing.T) {
 	must.False(t, tab.Knows(id, session))
 	// A beat that arrived before the barrier does not count from before it.
 	tab.Register(id, session, 0)
-	must.True(t, tab.Beat(id, session, 125*time.Second))
+	must.True(t, beat(&tab, id, session, 125*time.Second))
 	d, _ = tab.Silent(id, 140*time.Second)
 	must.Eq(t, 10*time.Second, d)
 }
@@ -40,16 +44,16 @@ func TestNoBeatIsAcknowledgedWhileTheLossIsCommitted(t *testing.T) {
 	id, session := api.NewID(), api.NewID()
 	tab.Begin(0)
 	tab.Register(id, session, 0)
-	must.True(t, tab.Beat(id, session, 10*time.Second))
+	must.True(t, beat(&tab, id, session, 10*time.Second))
 	must.False(t, tab.Lose(id, 41*time.Second, 32*time.Second))
-	must.True(t, tab.Beat(id, session, 10*time.Second))
+	must.True(t, beat(&tab, id, session, 10*time.Second))
 	must.True(t, tab.Lose(id, 42*time.Second, 32*time.Second))
-	must.False(t, tab.Beat(id, session, 42*time.Second))
+	must.False(t, beat(&tab, id, session, 42*time.Second))
 	tab.Spare(id)
-	must.True(t, tab.Beat(id, session, 43*time.Second))
+	must.True(t, beat(&tab, id, session, 43*time.Second))
 	must.True(t, tab.Lose(id, 80*time.Second, 32*time.Second))
 	tab.Register(id, session, 81*time.Second)
-	must.True(t, tab.Beat(id, session, 82*time.Second))
+	must.True(t, beat(&tab, id, session, 82*time.Second))
 }
 
 func TestANodeThatWasNeverHeardIsLostAfterTheWaitToo(t *testing.T) {
@@ -58,13 +62,13 @@ func TestANodeThatWasNeverHeardIsLostAfterTheWaitToo(t *testing.T) {
 	tab.Begin(time.Second)
 	must.False(t, tab.Lose(id, 32*time.Second, 32*time.Second))
 	must.True(t, tab.Lose(id, 33*time.Second, 32*time.Second))
-	must.False(t, tab.Beat(id, api.ID{}, 34*time.Second))
+	must.False(t, beat(&tab, id, api.ID{}, 34*time.Second))
 	session := api.NewID()
-	tab.Adopt(id, session, 34*time.Second) // its session is known from an earlier term
-	must.False(t, tab.Beat(id, session, 34*time.Second))
+	tab.adopt(id, session, 34*time.Second) // its session is known from an earlier term
+	must.False(t, beat(&tab, id, session, 34*time.Second))
 	tab.Spare(id)
-	tab.Adopt(id, session, 35*time.Second)
-	must.True(t, tab.Beat(id, session, 35*time.Second))
+	tab.adopt(id, session, 35*time.Second)
+	must.True(t, beat(&tab, id, session, 35*time.Second))
 }
 
 func TestAStorm(t *testing.T) {

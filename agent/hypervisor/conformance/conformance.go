@@ -305,16 +305,14 @@ func console(s *suite) {
 }
 
 func consoleAgain(s *suite) {
-	m := s.run()
-	for i := range 30 {
-		c, err := s.d.Console(s.ctx, m.ID)
+	for i, id := 0, s.run().ID; i < 30; i++ {
+		c, err := s.d.Console(s.ctx, id)
 		must.NoError(s, err, must.Sprintf("attempt %d", i))
 		s.expect(c, s.h.Banner)
-		word := fmt.Sprintf("<%d>", i)
-		_, err = c.Write([]byte(word))
+		_, err = fmt.Fprintf(c, "<%d>", i)
 		must.NoError(s, err)
-		s.expect(c, word)
-		must.NoError(s, c.Close())
+		s.expect(c, fmt.Sprintf("<%d>", i))
+		_ = c.Close()
 	}
 }
 
