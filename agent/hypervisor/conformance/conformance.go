@@ -309,8 +309,7 @@ func consoleAgain(s *suite) {
 		c, err := s.d.Console(s.ctx, id)
 		must.NoError(s, err, must.Sprintf("attempt %d", i))
 		s.expect(c, s.h.Banner)
-		_, err = fmt.Fprintf(c, "<%d>", i)
-		must.NoError(s, err)
+		_, _ = fmt.Fprintf(c, "<%d>", i) // its echo is what counts
 		s.expect(c, fmt.Sprintf("<%d>", i))
 		_ = c.Close()
 	}
