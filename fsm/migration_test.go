@@ -132,6 +132,23 @@ func TestOneMoveForAVMAndNothingBesideIt(t *testing.T) {
 	must.StrContains(t, w.place(w.item(PlaceRelease, 1, 0)).Err.Message, "being moved")
 }
 
+// A VM that was stopped for its move, or is moved while it is stopped, stays on its
+// node while the move waits in the queue: the move starts from there.
+func TestAVMThatWaitsToBeMovedKeepsItsNode(t *testing.T) {
+	w := region(t, 2)
+	w.vm(1, shared("root"))
+	p := w.placed(1, 1)
+	w.report(1, 1, p.Epoch, api.StateRunning)
+	c := moveOf(1)
+	c.Migration.Mode, c.Migration.Restart = api.MigrateCold, true
+	w.ok(c)
+	w.phase(api.MigrationQueued)
+	w.report(1, 1, p.Epoch, api.StateStopped)
+	must.Eq(t, api.CodeMigrating, w.place(w.item(PlaceRelease, 1, 0)).Err.Code)
+	must.Eq(t, p.NodeID, w.s().Placement(id('m', 1)).NodeID)
+	invariants(t, w.s())
+}
+
 func TestWhatCannotBeMovedIsRefused(t *testing.T) {
 	w := running(t)
 	move := func(change func(*api.Migration)) *MigrationCreate {

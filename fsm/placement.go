@@ -258,8 +258,12 @@ func (tx *Txn) placeAdmit(it *PlaceItem, vm *api.VM, p *api.Placement) (api.Epoc
 }
 
 // placeRelease gives up the placement of a VM that needs no node. The node
-// keeps an order to forget it.
+// keeps an order to forget it. A VM that waits to be moved has a use for it: it is
+// what the move starts from.
 func (tx *Txn) placeRelease(vm *api.VM, p *api.Placement) (api.Epoch, error) {
+	if err := tx.unmoved(vm); err != nil {
+		return 0, err
+	}
 	switch {
 	case p == nil:
 		return 0, raced("the VM has no placement")

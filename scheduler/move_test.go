@@ -205,14 +205,18 @@ func TestVMsThatStayTogetherLeaveANodeOneAfterTheOther(t *testing.T) {
 
 func TestAVMThatIsBeingMovedNeedsNoDecision(t *testing.T) {
 	w := movers(t, 2)
-	vm := w.runs(w.vm(1, nil), id('n', 1))
+	vm := w.runs(w.vm(1, func(s *api.VMSpec) { s.Disks = nil }), id('n', 1))
 	w.must(&fsm.VMPower{ID: vm, Action: "stop"})
 	w.report(vm, api.StateStopped)
 	c := create(vm, 1)
 	c.Migration.Mode = api.MigrateCold
-	w.must(c)
-	w.must(&fsm.VMPower{ID: vm, Action: "start"})
 	s := w.follow()
+	must.Eq(t, NeedRelease, Needs(s, s.VM(vm), s.Placement(vm)))
+	w.must(c)
+	s = w.follow()
+	must.Eq(t, NeedNothing, Needs(s, s.VM(vm), s.Placement(vm)), must.Sprint("the move starts from its node"))
+	w.must(&fsm.VMPower{ID: vm, Action: "start"})
+	s = w.follow()
 	must.Eq(t, NeedAdmit, Needs(s, s.VM(vm), s.Placement(vm)), must.Sprint("a move in the queue gives way"))
 	w.must(&fsm.VMPower{ID: vm, Action: "stop"})
 	must.Nil(t, w.admit(1, id('n', 2)).Err)
