@@ -60,7 +60,7 @@ func (w *watcher) follow(ctx context.Context) {
 	if w.due == 0 {
 		return
 	}
-	if err := w.d.SetMoveLimits(ctx, w.v.id, 0, w.due); err != nil {
+	if err := w.d.SetMaxDowntime(ctx, w.v.id, w.due); err != nil {
 		w.v.c.log.Debug("the downtime of a move is not set yet", "vm", w.v.id, "error", err)
 		return
 	}
@@ -83,7 +83,7 @@ func (w *watcher) sample(ctx context.Context) bool {
 	switch {
 	case c.downtime > 0:
 		v.c.log.Info("a move does not converge: the guest may stand still for longer", "vm", v.id, "downtime", c.downtime)
-		err = w.d.SetMoveLimits(ctx, v.id, 0, c.downtime)
+		err = w.d.SetMaxDowntime(ctx, v.id, c.downtime)
 	case c.pause:
 		v.c.log.Info("a move does not converge: the guest is paused for it", "vm", v.id)
 		err = w.d.Pause(ctx, v.id)

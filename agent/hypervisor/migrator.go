@@ -50,8 +50,6 @@ type Move struct {
 	// SerialLog is the file that keeps what the serial console shows at the
 	// destination; empty: the same path as here.
 	SerialLog string
-	// Bandwidth caps memory and disks, in bytes for each second; 0 is no cap.
-	Bandwidth api.Bytes
 	// MaxDowntime is how long the guest may stand still at the switch-over.
 	MaxDowntime api.Duration
 	// AutoConverge throttles the guest's CPUs when it writes faster than can be
@@ -94,10 +92,10 @@ type Migrator interface {
 	// none. At the destination it tells how the finished move was, as long as the
 	// hypervisor remembers (not across its restart).
 	MoveStats(ctx context.Context, id api.ID) (MoveStats, error)
-	// SetMoveLimits changes bandwidth (0: as it is) and downtime (0: as it is) of a
-	// move that is under way; ErrNotFound if there is none. Disks that are copied
-	// may keep their rate.
-	SetMoveLimits(ctx context.Context, id api.ID, bandwidth api.Bytes, downtime api.Duration) error
+	// SetMaxDowntime changes how long the guest of a move that is under way may stand
+	// still at its end, more than 0; ErrNotFound if there is none. How fast a move
+	// sends is not the driver's matter: what carries its streams limits them.
+	SetMaxDowntime(ctx context.Context, id api.ID, d api.Duration) error
 	// DirtyRate measures for a while how fast a running guest writes memory, in
 	// bytes for each second (virDomainStartDirtyRateCalc: a sample of pages, so 0
 	// may be a little).

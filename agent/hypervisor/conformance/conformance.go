@@ -8,11 +8,9 @@
 package conformance
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"testing"
 	"time"
 
@@ -253,76 +251,6 @@ func epoch(s *suite) {
 	must.Eq(s, m.SpecVersion, d.SpecVersion)
 	must.Eq(s, m.Name, d.Name)
 	must.Eq(s, api.StateRunning, d.State)
-}
-
-// expect reads from a console until it has shown text, and returns everything.
-// The dots that the boot sector writes each second may be anywhere in it.
-func (s *suite) expect(r io.Reader, text string) string {
-	s.Helper()
-	var got bytes.Buffer
-	buf := make([]byte, 4096)
-	for !bytes.Contains(bytes.ReplaceAll(got.Bytes(), []byte("."), nil), []byte(text)) {
-		n, err := r.Read(buf)
-		got.Write(buf[:n])
-		if err != nil {
-			s.Fatalf("console: %v after %q, want %q", err, got.String(), text)
-		}
-	}
-	return got.String()
-}
-
-func console(s *suite) {
-	m := s.run()
-	one, err := s.d.Console(s.ctx, m.ID)
-	must.NoError(s, err)
-	s.expect(one, s.h.Banner)
-	_, err = one.Write([]byte("abcXYZ"))
-	must.NoError(s, err)
-	s.expect(one, "abcXYZ")
-
-	two, err := s.d.Console(s.ctx, m.ID)
-	must.NoError(s, err)
-	s.expect(two, "abcXYZ") // what was shown before
-	_, err = two.Write([]byte("0815"))
-	must.NoError(s, err)
-	s.expect(one, "0815")
-	s.expect(two, "0815")
-
-	must.NoError(s, one.Close())
-	_, err = one.Read(make([]byte, 1))
-	must.Error(s, err)
-	must.NoError(s, two.Close())
-
-	again, err := s.d.Console(s.ctx, m.ID) // after everybody had left
-	must.NoError(s, err)
-	s.expect(again, s.h.Banner)
-	_, err = again.Write([]byte("back"))
-	must.NoError(s, err)
-	s.expect(again, "back")
-	must.NoError(s, s.d.Destroy(s.ctx, m.ID))
-	_, err = io.Copy(io.Discard, again) // ends with the guest
-	must.NoError(s, err)
-}
-
-func consoleAgain(s *suite) {
-	for i, id := 0, s.run().ID; i < 30; i++ {
-		c, err := s.d.Console(s.ctx, id)
-		must.NoError(s, err, must.Sprintf("attempt %d", i))
-		s.expect(c, s.h.Banner)
-		_, _ = fmt.Fprintf(c, "<%d>", i) // its echo is what counts
-		s.expect(c, fmt.Sprintf("<%d>", i))
-		_ = c.Close()
-	}
-}
-
-func noConsole(s *suite) {
-	m := s.machine()
-	m.Serial = false
-	must.NoError(s, s.d.Start(s.ctx, m, true))
-	_, err := s.d.Console(s.ctx, m.ID)
-	must.Error(s, err)
-	must.NotEq(s, 0, api.CodeOf(err))
-	must.False(s, errors.Is(err, hypervisor.ErrUnknown))
 }
 
 func reset(s *suite) {

@@ -332,7 +332,7 @@ func moveCopy(d *duo) {
 func moveShown(d *duo) {
 	m := d.boot(d.p.Machine(d.T))
 	l := d.prepare(m)
-	l.Bandwidth, l.MaxDowntime = 512*api.MiB, api.Duration(100*time.Millisecond)
+	l.MaxDowntime = api.Duration(100 * time.Millisecond)
 	cancel, done := d.start(m, l)
 	defer cancel()
 	must.NoError(d, d.is(d.from, m.ID, api.StateRunning, ""), must.Sprint("the guest runs meanwhile"))
@@ -360,7 +360,7 @@ func moveShown(d *duo) {
 	for _, drv := range []hypervisor.Migrator{d.from, other} {
 		twice := d.prepare(m)
 		must.Eq(d, api.CodeMigrating, api.CodeOf(drv.Move(d.ctx, m.ID, &twice.Move)))
-		must.NoError(d, drv.SetMoveLimits(d.ctx, m.ID, api.GiB, api.Duration(300*time.Millisecond)))
+		must.NoError(d, drv.SetMaxDowntime(d.ctx, m.ID, api.Duration(300*time.Millisecond)))
 	}
 	l.Release()
 	must.NoError(d, <-done)
@@ -374,7 +374,7 @@ func moveNone(d *duo) {
 	none := func() {
 		d.Helper()
 		must.ErrorIs(d, d.from.AbortMove(d.ctx, m.ID), hypervisor.ErrNotFound)
-		must.ErrorIs(d, d.from.SetMoveLimits(d.ctx, m.ID, api.MiB, 0), hypervisor.ErrNotFound)
+		must.ErrorIs(d, d.from.SetMaxDowntime(d.ctx, m.ID, api.Duration(time.Second)), hypervisor.ErrNotFound)
 		must.ErrorIs(d, second(d.from.MoveStats(d.ctx, m.ID)), hypervisor.ErrNotFound)
 	}
 	none()

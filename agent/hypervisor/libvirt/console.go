@@ -50,8 +50,9 @@ func (c *console) write(p []byte) (int, error) {
 	}
 }
 
-// keys carries what viewers type into one stream. Its end is the stream's: go-libvirt
-// then tells libvirt, which confirms.
+// keys carries what viewers type into one stream. It ends when the stream is to end:
+// go-libvirt then tells libvirt, which confirms. What was given to a stream that
+// libvirt has just ended is lost, as on a serial line.
 type keys struct {
 	ctx   context.Context
 	typed <-chan []byte
@@ -62,6 +63,9 @@ type keys struct {
 
 func (k *keys) Read(p []byte) (int, error) {
 	k.once.Do(func() { close(k.open) })
+	if k.ctx.Err() != nil { // the next stream's
+		return 0, io.EOF
+	}
 	if len(k.rest) == 0 {
 		select {
 		case k.rest = <-k.typed:

@@ -183,9 +183,6 @@ func (p *plan) fill(h *host, live *liveDomain, m *hypervisor.Move) error {
 		golibvirt.MigrateChangeProtection | golibvirt.MigrateAbortOnError
 	p.text(golibvirt.MigrateParamURI, socketURI(m.Memory))
 	p.text(golibvirt.MigrateParamDestXML, string(out))
-	if m.Bandwidth > 0 {
-		p.params = append(p.params, golibvirt.TypedParam{Field: golibvirt.MigrateParamBandwidth, Value: *golibvirt.NewTypedParamValueUllong(mebibytes(m.Bandwidth))})
-	}
 	if m.AutoConverge {
 		p.flags |= golibvirt.MigrateAutoConverge
 	}
@@ -225,9 +222,6 @@ func dconnURI(own, socket string) string {
 	}
 	return u.String()
 }
-
-// mebibytes rounds up, since 0 would be no limit.
-func mebibytes(b api.Bytes) uint64 { return uint64((b + api.MiB - 1) / api.MiB) }
 
 // milliseconds rounds up likewise.
 func milliseconds(d api.Duration) uint64 {

@@ -97,19 +97,11 @@ func (d *Driver) AbortMove(ctx context.Context, id api.ID) error {
 	return d.onMove(ctx, id, (*golibvirt.Libvirt).DomainAbortJob)
 }
 
-// SetMoveLimits changes what a move may use. Libvirt keeps the rate of disks
-// that are copied as Move has set it: only memory is slowed down or sped up.
-func (d *Driver) SetMoveLimits(ctx context.Context, id api.ID, bandwidth api.Bytes, downtime api.Duration) error {
+// SetMaxDowntime changes how long the guest may stand still
+// (virDomainMigrateSetMaxDowntime), to the millisecond.
+func (d *Driver) SetMaxDowntime(ctx context.Context, id api.ID, downtime api.Duration) error {
 	return d.onMove(ctx, id, func(l *golibvirt.Libvirt, dom golibvirt.Domain) error {
-		if bandwidth > 0 {
-			if err := l.DomainMigrateSetMaxSpeed(dom, mebibytes(bandwidth), 0); err != nil {
-				return err
-			}
-		}
-		if downtime > 0 {
-			return l.DomainMigrateSetMaxDowntime(dom, milliseconds(downtime), 0)
-		}
-		return nil
+		return l.DomainMigrateSetMaxDowntime(dom, milliseconds(downtime), 0)
 	})
 }
 

@@ -142,7 +142,7 @@ func TestPlan(t *testing.T) {
 	}
 	h := testHost()
 	h.lib = 9000000
-	p, err := fill(h, func(m *hypervisor.Move) { m.Bandwidth, m.AutoConverge = 10*api.MiB+1, true })
+	p, err := fill(h, func(m *hypervisor.Move) { m.AutoConverge = true })
 	must.NoError(t, err)
 	must.Eq(t, golibvirt.MigratePeer2peer|golibvirt.MigrateLive|golibvirt.MigratePaused|golibvirt.MigrateChangeProtection|golibvirt.MigrateAbortOnError|
 		golibvirt.MigrateAutoConverge|golibvirt.MigrateNonSharedInc|golibvirt.MigrateNonSharedSynchronousWrites|golibvirt.MigrateUnsafe, p.flags)
@@ -159,7 +159,6 @@ func TestPlan(t *testing.T) {
 	must.Eq(t, []any{"unix:///run/a%20b.mem"}, values(p, "migrate_uri"))
 	must.Eq(t, []any{"unix:///run/x.nbd"}, values(p, "disks_uri"))
 	must.Eq(t, []any{"vda", "sda"}, values(p, "migrate_disks"))
-	must.Eq(t, []any{uint64(11)}, values(p, "bandwidth"))
 	must.StrContains(t, fmt.Sprint(values(p, "destination_xml")...), "pc-q35-7.2")
 
 	h.lib = 7000000

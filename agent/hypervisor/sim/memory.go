@@ -36,7 +36,7 @@ func (s *stream) passes() error {
 		}
 		elapsed := time.Since(began)
 		h.mu.Lock()
-		rate := h.speed(j)
+		rate := h.opts.Rate
 		if rate == 0 && elapsed > 0 {
 			rate = api.Bytes(float64(todo) / elapsed.Seconds())
 		}
@@ -118,7 +118,7 @@ func (s *stream) pass(todo api.Bytes) error {
 func (s *stream) wait(n api.Bytes) error {
 	h := s.job.host
 	h.mu.Lock()
-	rate := h.speed(s.job)
+	rate := h.opts.Rate
 	h.mu.Unlock()
 	if rate == 0 {
 		return s.job.ctx.Err()
@@ -131,14 +131,6 @@ func (s *stream) wait(n api.Bytes) error {
 	case <-s.job.ctx.Done():
 		return s.job.ctx.Err()
 	}
-}
-
-// speed is how fast a job may send; 0 if nothing limits it.
-func (h *Host) speed(j *job) api.Bytes {
-	if h.opts.Rate == 0 || j.move.Bandwidth > 0 && j.move.Bandwidth < h.opts.Rate {
-		return j.move.Bandwidth
-	}
-	return h.opts.Rate
 }
 
 // SetDirtyRate sets how much memory a guest writes each second while it runs.
@@ -218,15 +210,10 @@ func (d *Driver) MoveStats(ctx context.Context, id api.ID) (hypervisor.MoveStats
 	return st, err
 }
 
-// SetMoveLimits changes what a move may use, from the next bytes on.
-func (d *Driver) SetMoveLimits(ctx context.Context, id api.ID, bandwidth api.Bytes, downtime api.Duration) error {
-	return d.moving(ctx, "setmovelimits", id, func(j *job) error {
-		if bandwidth > 0 {
-			j.move.Bandwidth = bandwidth
-		}
-		if downtime > 0 {
-			j.move.MaxDowntime = downtime
-		}
+// SetMaxDowntime changes how long the guest may stand still, from the next pass on.
+func (d *Driver) SetMaxDowntime(ctx context.Context, id api.ID, downtime api.Duration) error {
+	return d.moving(ctx, "setmaxdowntime", id, func(j *job) error {
+		j.move.MaxDowntime = downtime
 		return nil
 	})
 }
