@@ -29,6 +29,7 @@ var floors = map[string][]string{
 	"api/faultpoint":               {},      // for tests
 	"api/hostile":                  {"api"}, // for tests
 	"api/mutant":                   {},
+	"api/boottime":                 {"api/mutant"},
 	"fsm/event":                    {"api"},
 	"cluster/acl":                  {"api"},
 	"cluster/lease":                {"api", "api/mutant", "fsm"},
@@ -37,7 +38,7 @@ var floors = map[string][]string{
 	"cluster/rpc":                  {"api", "cluster/acl"},
 	"agent/cloudinit":              {"api", "api/netconfig"},
 	"agent/fingerprint":            {"api"},
-	"agent/guard":                  {"api", "api/mutant"},
+	"agent/guard":                  {"api", "api/boottime", "api/mutant"},
 	"agent/guard/sim":              {"api", "agent/guard"},
 	"agent/hypervisor":             {"api"},
 	"agent/hypervisor/conformance": {"api", "agent/hypervisor"},
@@ -55,9 +56,9 @@ var floors = map[string][]string{
 
 	"fsm":       {"api", "api/mutant", "fsm/event"},
 	"scheduler": {"api", "fsm"},
-	"cluster":   {"api", "api/netconfig", "fsm", "fsm/event", "scheduler", "cluster/acl", "cluster/keyring", "cluster/lease", "cluster/peer", "cluster/rpc"},
+	"cluster":   {"api", "api/boottime", "api/netconfig", "fsm", "fsm/event", "scheduler", "cluster/acl", "cluster/keyring", "cluster/lease", "cluster/peer", "cluster/rpc"},
 
-	"agent/client": {"api", "api/faultpoint", "api/mutant", "cluster/rpc", "cluster/acl", "agent/*"},
+	"agent/client": {"api", "api/boottime", "api/faultpoint", "api/mutant", "cluster/rpc", "cluster/acl", "agent/*"},
 	"agent/http":   {"api", "api/netconfig"},
 	"agent":        {"api", "fsm", "cluster", "cluster/acl", "cluster/keyring", "cluster/rpc", "agent/*", "agent/client", "agent/http"},
 	"command":      {"api"},

@@ -16,6 +16,7 @@ import (
 	"github.com/novacron/novacron/agent/client"
 	"github.com/novacron/novacron/agent/guard"
 	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/api/boottime"
 )
 
 // guardEnv makes the test binary a guard that works in the folder it names.
@@ -90,7 +91,7 @@ func TestAGuardIsStartedWhereNoneAnswers(t *testing.T) {
 	must.NoError(t, err)
 	must.Eq(t, 0o755, info.Mode().Perm(), must.Sprint("others use the folder above"))
 
-	now := guard.Boottime()
+	now := boottime.Now()
 	must.NoError(t, c.Extend(now, now+10*time.Second))
 	must.Eq(t, now+10*time.Second, statusOf(t, c).Deadline)
 	must.NoError(t, c.Close())
@@ -112,7 +113,7 @@ func TestAGuardIsStartedWhereNoneAnswers(t *testing.T) {
 	next, st2 := reconnected(t, g)
 	must.NotEq(t, st.PID, st2.PID)
 	must.SliceLen(t, 1, st2.Armed, must.Sprint("it goes on where the one before was"))
-	later := guard.Boottime()
+	later := boottime.Now()
 	must.NoError(t, next.Extend(later, later+10*time.Second))
 	must.Eq(t, later+10*time.Second, statusOf(t, next).Deadline)
 	must.NoError(t, next.Close())

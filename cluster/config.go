@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/api/boottime"
 	"github.com/novacron/novacron/cluster/rpc"
 	"github.com/novacron/novacron/fsm"
 )
@@ -155,7 +156,7 @@ func (c Config) withDefaults() (*Config, error) {
 		}
 	}
 	if c.Clock == nil {
-		c.Clock = boottime
+		c.Clock = boottime.Now
 	}
 	if c.Now == nil {
 		c.Now = time.Now

@@ -4,8 +4,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/novacron/novacron/api"
 	"github.com/novacron/novacron/cluster/lease"
 	"github.com/novacron/novacron/fsm"
@@ -20,15 +18,6 @@ var (
 	hostLease    = lease.Default.Lease
 	suspectAfter = lease.Default.Suspect()
 )
-
-// boottime is the clock of leases: the time since boot, suspend included.
-func boottime() time.Duration {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(lease.Clock(), &ts); err != nil {
-		return time.Duration(time.Now().UnixNano()) // every Linux since 2.6.39 has it
-	}
-	return time.Duration(ts.Nano())
-}
 
 // contact is what the leader knows of a node besides its lease.
 type contact struct {

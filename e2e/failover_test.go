@@ -10,8 +10,8 @@ import (
 
 	"github.com/shoenig/test/must"
 
-	"github.com/novacron/novacron/agent/guard"
 	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/api/boottime"
 	"github.com/novacron/novacron/e2e/lab"
 )
 
@@ -24,7 +24,7 @@ func restarted(t *testing.T, ctx context.Context, vm api.ID, from *lab.Host) (*a
 		if len(pidsOn(t, ctx, vm, from)) == 0 {
 			return fmt.Errorf("it runs nowhere but on %s", from.Name)
 		}
-		seen = guard.Boottime()
+		seen = boottime.Now()
 		return nil
 	}))
 	s := await(t, ctx, "phoenix", api.StateRunning)
@@ -39,7 +39,7 @@ func TestAHostThatIsCutOffEndsItsHAVMBeforeItRunsElsewhere(t *testing.T) {
 
 	t.Cleanup(func() { must.NoError(t, h.Join(context.Background())) })
 	must.NoError(t, h.Cut(ctx))
-	cut := guard.Boottime()
+	cut := boottime.Now()
 	now, seen := restarted(t, ctx, old.VM.ID, h)
 	proof := proofOf(t, ctx, h, old.VM.ID)
 	must.True(t, proof.Killed)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/novacron/novacron/agent/guard"
 	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/api/boottime"
 	"github.com/novacron/novacron/e2e/lab"
 )
 
@@ -111,14 +112,14 @@ func TestAFrozenAgentKeepsNoHAVMBeyondItsLease(t *testing.T) {
 	must.NoError(t, h.SignalAgent(ctx, "STOP"))
 	deadline := guardStatus(t, ctx, h).Deadline
 	must.NoError(t, lab.Until(ctx, func() error {
-		now := guard.Boottime()
+		now := boottime.Now()
 		if alive := pids(t, ctx, s.VM.ID); len(alive) > 0 {
 			return fmt.Errorf("%s lives, %s after the deadline", alive, now-deadline)
 		}
 		must.GreaterEq(t, deadline, now, must.Sprint("not before"))
 		return nil
 	}))
-	late := guard.Boottime() - deadline
+	late := boottime.Now() - deadline
 	t.Logf("seen dead %s after the deadline", late)
 	must.Less(t, guardStatus(t, ctx, h).Kill, late)
 	must.True(t, proofOf(t, ctx, h, s.VM.ID).Killed)
@@ -158,7 +159,7 @@ func TestAnHAVMOfAHostThatLosesPowerIsRestartedElsewhere(t *testing.T) {
 		}
 		return nil
 	}))
-	after := guard.Boottime() - lost
+	after := boottime.Now() - lost
 	t.Logf("it runs elsewhere %s after the lease was over", after)
 	must.GreaterEq(t, 5*time.Second, after, must.Sprint("not before the guard's time is over, too"))
 	now := await(t, ctx, "mobile", api.StateRunning)

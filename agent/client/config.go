@@ -7,12 +7,12 @@ import (
 	"time"
 
 	"github.com/novacron/novacron/agent/fingerprint"
-	"github.com/novacron/novacron/agent/guard"
 	"github.com/novacron/novacron/agent/hypervisor"
 	"github.com/novacron/novacron/agent/image"
 	"github.com/novacron/novacron/agent/network"
 	"github.com/novacron/novacron/agent/storage"
 	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/api/boottime"
 	"github.com/novacron/novacron/cluster/rpc"
 )
 
@@ -117,7 +117,7 @@ func (c *Config) complete() error {
 	c.StreamSilence = cmp.Or(c.StreamSilence, time.Minute)
 	c.ImageIdle = cmp.Or(c.ImageIdle, 24*time.Hour)
 	if c.Boottime == nil {
-		c.Boottime = guard.Boottime
+		c.Boottime = boottime.Now
 	}
 	if c.Redial == nil {
 		c.Redial = func(string) {}

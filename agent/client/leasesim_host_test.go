@@ -6,6 +6,7 @@ import (
 
 	"github.com/novacron/novacron/agent/guard"
 	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/api/boottime"
 	hostleases "github.com/novacron/novacron/cluster/lease"
 	"github.com/novacron/novacron/fsm"
 )
@@ -69,7 +70,7 @@ func newLeaseHost(w *leaseWorld, i int) *leaseHost {
 func (h *leaseHost) bootID() api.ID { return api.ID{0xb0, h.id[0], byte(h.boot)} }
 
 // now is the time by the clock that leases count on.
-func (h *leaseHost) now() time.Duration { return h.clock.read(guard.Clock(), h.wall) }
+func (h *leaseHost) now() time.Duration { return h.clock.read(boottime.Clock(), h.wall) }
 
 // boots starts the machine: nothing runs.
 func (h *leaseHost) boots() {

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/api/boottime"
 	hostleases "github.com/novacron/novacron/cluster/lease"
 	"github.com/novacron/novacron/fsm"
 	"github.com/novacron/novacron/scheduler"
@@ -27,7 +28,7 @@ type leaseServer struct {
 }
 
 // now is the time by the clock that leases count on.
-func (s *leaseServer) now() time.Duration { return s.clock.read(hostleases.Clock(), s.wall) }
+func (s *leaseServer) now() time.Duration { return s.clock.read(boottime.Clock(), s.wall) }
 
 // awake runs f once the server is not frozen.
 func (s *leaseServer) awake(f func()) {

@@ -12,26 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/novacron/novacron/api"
-	"github.com/novacron/novacron/api/mutant"
 )
-
-// Clock is the only clock of leases, for clock_gettime: no one can set it, and it
-// runs on while the machine sleeps.
-func Clock() int32 {
-	if mutant.On(mutant.WallClock) {
-		return unix.CLOCK_REALTIME
-	}
-	return unix.CLOCK_BOOTTIME
-}
-
-// Boottime reads the clock of leases.
-func Boottime() time.Duration {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(Clock(), &ts); err != nil {
-		panic("CLOCK_BOOTTIME cannot be read: " + err.Error()) // exists since Linux 2.6.39
-	}
-	return time.Duration(ts.Nano())
-}
 
 // bootID names this boot of the machine.
 func bootID() (api.ID, error) {

@@ -5,6 +5,7 @@ import (
 	"os"
 
 	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/api/boottime"
 )
 
 // look reads the lease, looks at the armed processes and performs an event. The
@@ -29,7 +30,7 @@ func (k *keeper) refresh() {
 }
 
 func (k *keeper) step(ev Event) (State, Output) {
-	ev.Now = Boottime()
+	ev.Now = boottime.Now()
 	return Step(k.state, ev)
 }
 

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/api/boottime"
 )
 
 // fakeKiller is a VM that dies when it is allowed to.
@@ -81,7 +82,7 @@ func newBench(t *testing.T, dir string, limits Limits, wd Watchdog) *bench {
 
 func (b *bench) lease(d time.Duration) {
 	b.t.Helper()
-	now := Boottime()
+	now := boottime.Now()
 	must.NoError(b.t, b.l.Write(now, now+d))
 }
 
@@ -105,7 +106,7 @@ func TestAVMThatDoesNotDieIsKilledAgainAndTheWatchdogResetsTheHost(t *testing.T)
 	must.True(t, wd.Info().Open, must.Sprint("armed"))
 	deadline := status(t, b.c).Deadline
 	wait(t, bitten, "the watchdog")
-	must.GreaterEq(t, deadline, Boottime())
+	must.GreaterEq(t, deadline, boottime.Now())
 	must.Greater(t, 3, b.vms[vm1].kills.Load(), must.Sprint("it was tried again and again"))
 	s := status(t, b.c)
 	must.True(t, s.Armed[0].Doomed)

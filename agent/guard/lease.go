@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/api/boottime"
 )
 
 // The lease file has two slots. A record is written to the one that does not hold
@@ -128,7 +129,7 @@ func OpenLease(dir string) (*LeaseFile, error) {
 }
 
 // Write says that the HA VMs of this host may run until deadline, by a beat that
-// was sent at sent and acknowledged; both are boot times (Boottime). The guard
+// was sent at sent and acknowledged; both are boot times (package boottime). The guard
 // believes it if sent is not ahead of now, if it lasts at most its T, and if it is
 // later than what it knows.
 func (l *LeaseFile) Write(sent, deadline time.Duration) error {
@@ -136,7 +137,7 @@ func (l *LeaseFile) Write(sent, deadline time.Duration) error {
 		return api.Errorf(api.CodeInvalid, "a lease from %s until %s", sent, deadline)
 	}
 	// The boot time as the sequence outlives a file that was lost.
-	seq := max(l.last+1, uint64(Boottime()))
+	seq := max(l.last+1, uint64(boottime.Now()))
 	slot := 1 - l.slot
 	b := appendSlot(make([]byte, 0, slotSize), Lease{BootID: l.boot, Sequence: seq, Sent: sent, Deadline: deadline})
 	if err := store(l.page[slot*slotSize:], b); err != nil {

@@ -21,6 +21,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/api/boottime"
 )
 
 // childEnv makes the test binary a guard or an agent: its value is a childConfig.
@@ -82,7 +83,7 @@ func childAgent(c childConfig) error {
 		return err
 	}
 	for first := true; ; first = false {
-		sent := Boottime()
+		sent := boottime.Now()
 		if err := l.Write(sent, sent+c.Lease); err != nil {
 			return err
 		}
@@ -246,7 +247,7 @@ func runGuest(t *testing.T, cmd *exec.Cmd) *guest {
 	p, err := FindProcess(cmd.Process.Pid) // before anybody waits for it
 	go func() {
 		_ = cmd.Wait()
-		g.died = Boottime()
+		g.died = boottime.Now()
 		close(g.dead)
 	}()
 	must.NoError(t, err)

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/api/boottime"
 )
 
 // Guards, agents and guests as processes of their own. Leases are short, and no
@@ -44,7 +45,7 @@ func armFor(t *testing.T, c *Client, l *LeaseFile, lease time.Duration, r ArmReq
 	t.Helper()
 	var deadline time.Duration
 	eventually(t, "armed within a lease", func() bool {
-		now := Boottime()
+		now := boottime.Now()
 		must.NoError(t, l.Write(now, now+lease))
 		var err error
 		deadline, err = c.Arm(t.Context(), r)
@@ -78,7 +79,7 @@ func TestProcessKillsTheArmedAtTheEndOfTheLeaseAndNobodyElse(t *testing.T) {
 
 	_, err := c.Arm(t.Context(), armed.target(vm1, 3))
 	must.Eq(t, api.CodeState, code(err), must.Sprint("no lease yet"))
-	now := Boottime()
+	now := boottime.Now()
 	must.NoError(t, l.Write(now, now+time.Minute))
 	deadline, err := c.Arm(t.Context(), armed.target(vm1, 3))
 	must.NoError(t, err)
@@ -151,7 +152,7 @@ func TestProcessARestartedAgentFindsWhatIsArmedAndItsLeaseIsNotLonger(t *testing
 	startGuard(t, childConfig{Dir: dir})
 	vm := newGuest(t)
 	c, l := dial(t, dir), openLease(t, dir)
-	now := Boottime()
+	now := boottime.Now()
 	must.NoError(t, l.Write(now, now+time.Hour))
 	_, err := c.Arm(t.Context(), vm.target(vm1, 4))
 	must.NoError(t, err)
@@ -169,7 +170,7 @@ func TestProcessRefusesToBeStoppedWhileArmed(t *testing.T) {
 	k := startGuard(t, childConfig{Dir: dir})
 	vm := newGuest(t)
 	c, l := dial(t, dir), openLease(t, dir)
-	now := Boottime()
+	now := boottime.Now()
 	must.NoError(t, l.Write(now, now+time.Hour))
 	_, err := c.Arm(t.Context(), vm.target(vm1, 1))
 	must.NoError(t, err)
@@ -223,7 +224,7 @@ func TestProcessARestartedGuardTellsWhoHasDiedMeanwhile(t *testing.T) {
 	k := startGuard(t, childConfig{Dir: dir})
 	vm, lives := newGuest(t), newGuest(t)
 	c, l := dial(t, dir), openLease(t, dir)
-	now := Boottime()
+	now := boottime.Now()
 	must.NoError(t, l.Write(now, now+time.Hour))
 	for id, g := range map[api.ID]*guest{vm1: vm, vm2: lives} {
 		_, err := c.Arm(t.Context(), g.target(id, 1))
@@ -357,7 +358,7 @@ func TestProcessAFrozenGuardIsEndedByTheWatchdog(t *testing.T) {
 	t.Cleanup(func() { <-hardware; _ = r.Close() })
 	c, l := dial(t, dir), openLease(t, dir)
 	must.Eq(t, ClassWatchdog, status(t, c).Class)
-	now := Boottime()
+	now := boottime.Now()
 	must.NoError(t, l.Write(now, now+time.Hour))
 	_, err = c.Arm(t.Context(), vm.target(vm1, 1))
 	must.NoError(t, err)

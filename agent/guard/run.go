@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/api/boottime"
 )
 
 // Config is what a guard runs with.
@@ -56,7 +57,7 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	w := newAsyncWriter(out)
 	defer w.Close() //nolint:errcheck // never fails
-	k := &keeper{cfg: cfg, log: slog.New(slog.NewTextHandler(w, nil)), means: map[api.ID]means{}, started: Boottime(), class: ClassLeaseOnly, open: openTarget}
+	k := &keeper{cfg: cfg, log: slog.New(slog.NewTextHandler(w, nil)), means: map[api.ID]means{}, started: boottime.Now(), class: ClassLeaseOnly, open: openTarget}
 	return k.run(ctx)
 }
 

@@ -13,19 +13,8 @@ package lease
 import (
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/novacron/novacron/api/mutant"
 )
-
-// Clock is the clock that leases count on, for clock_gettime: one that nobody can
-// set, and that runs on while the machine sleeps.
-func Clock() int32 {
-	if mutant.On(mutant.WallClock) {
-		return unix.CLOCK_REALTIME
-	}
-	return unix.CLOCK_BOOTTIME
-}
 
 // Limits are the times of leases. They are the same on all machines of a region.
 type Limits struct {

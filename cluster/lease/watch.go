@@ -110,7 +110,7 @@ func (p *Plan) brake(cfg api.HAConfig) {
 
 // Lose begins the loss of a node whose wait is over: what is to be proposed, but
 // for the term. Nil: it was heard in this moment. Until the outcome is known no
-// beat of the node is acknowledged; Outcome takes it in.
+// beat of the node is acknowledged: Took, Table.Spare or Table.Doubt takes it in.
 func (w *Watch) Lose(st *fsm.State, t *Table, n *api.Node, now time.Duration) *fsm.HostLost {
 	wait := WaitOf(st.HAConfig(), n)
 	if !t.Lose(n.ID, now, wait) {

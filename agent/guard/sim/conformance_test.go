@@ -12,6 +12,7 @@ import (
 
 	"github.com/novacron/novacron/agent/guard"
 	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/api/boottime"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -69,7 +70,7 @@ func request(p guard.Process, e api.Epoch) guard.ArmRequest {
 }
 
 func extend(t *testing.T, c conn, d time.Duration) (deadline time.Duration) {
-	now := guard.Boottime()
+	now := boottime.Now()
 	must.NoError(t, c.Extend(now, now+d))
 	return now + d
 }
@@ -121,7 +122,7 @@ func killed(t *testing.T, h host, c conn) {
 	must.NoError(t, err)
 	deadline = max(deadline, extend(t, c, 500*time.Millisecond))
 	<-ended
-	late := guard.Boottime() - deadline
+	late := boottime.Now() - deadline
 	must.Between(t, 0, late, short.Kill)
 	st, err := c.Status(t.Context())
 	must.NoError(t, err)
@@ -152,7 +153,7 @@ func death(t *testing.T, h host, c conn) {
 func simHost(t *testing.T) host {
 	lives := map[int]chan struct{}{}
 	g := New(Options{
-		Limits: short, Boottime: guard.Boottime,
+		Limits: short, Boottime: boottime.Now,
 		Kill: func(pid int) {
 			if ch := lives[pid]; ch != nil {
 				close(ch)
