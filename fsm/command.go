@@ -67,7 +67,6 @@ const (
 	cmdNodeDrain       = 38
 	cmdHostLost        = 39
 	cmdHASet           = 40
-
 	cmdMigrationUpdate = 41
 )
 

@@ -201,11 +201,11 @@ func (c *MigrationStep) apply(tx *Txn) (any, error) {
 		next.Attempts++
 		next.Phase = api.MigrationCopying
 	case api.MigrationAborting:
-		end := func() error { return tx.abort(&next, c.Code, c.Message) }
+		end := tx.abort
 		if c.GiveUp {
-			end = func() error { return tx.giveUp(&next, c) }
+			end = tx.giveUp
 		}
-		if err := end(); err != nil {
+		if err := end(&next, c.Code, c.Message); err != nil {
 			return nil, err
 		}
 	}

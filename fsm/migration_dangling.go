@@ -22,13 +22,13 @@ func Dangling(s *State, m *api.Migration) bool {
 // giveUp lets the destination look once more, and end what came in if it is still
 // not whole. It is the destination that decides by its own look: what the servers
 // know may be overtaken, and a copy that has become whole is the only one.
-func (tx *Txn) giveUp(m *api.Migration, c *MigrationStep) error {
+func (tx *Txn) giveUp(m *api.Migration, code api.Code, message string) error {
 	if !Dangling(tx.s, m) {
 		return raced("the destination of migration %s has more than a part, or its source may go on", m.ID.Short())
 	}
 	m.GiveUp = true
 	if m.Phase.Open() {
-		m.Phase, m.Code, m.Message = api.MigrationAborting, c.Code, c.Message
+		m.Phase, m.Code, m.Message = api.MigrationAborting, code, message
 	}
 	return nil
 }
