@@ -10,9 +10,10 @@ import (
 	"github.com/novacron/novacron/api"
 )
 
-// A destination that goes on to receive after its source has ended is told to end
-// that, and not before its time.
-func TestADestinationThatNeverBecomesWhole(t *testing.T) {
+// copied runs f, in a bubble, with a move x from a to b that is played until it is
+// copied.
+func copied(t *testing.T, f func(t *testing.T, w *moveWorld, x, a, b api.ID)) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		w := newMoveWorld(t)
 		a, b := w.mover(1, api.TiB), w.mover(2, api.TiB)
@@ -20,51 +21,52 @@ func TestADestinationThatNeverBecomesWhole(t *testing.T) {
 		w.lead(func() {
 			time.Sleep(50 * time.Millisecond)
 			w.play(x)
-			w.is(x, api.MigrationCopying)
-			w.say(x, b, api.EndCopying)
-			w.say(x, a, api.EndAbsent)
-			w.is(x, api.MigrationSwitched)
-			time.Sleep(moveDangling - 2*time.Second)
-			w.is(x, api.MigrationSwitched)
-			time.Sleep(4 * time.Second)
-			m := w.is(x, api.MigrationAborting)
-			must.True(t, m.GiveUp)
-			must.Eq(t, api.CodeMigration, m.Code)
-			w.say(x, b, api.EndCopying)
-			time.Sleep(time.Hour)
-			must.False(t, w.is(x, api.MigrationAborting).KillDest, must.Sprint("the destination does not say that nothing is there"))
-			must.True(t, w.moves.alarmed[x])
-			w.say(x, b, api.EndAbsent)
-			must.True(t, w.is(x, api.MigrationAborting).KillDest)
-			w.tell(b, api.MoveReport{Migration: x, State: api.EndAbsent, Attempt: 2, Clean: true})
-			must.True(t, w.is(x, api.MigrationAborted).Lost)
+			f(t, w, x, a, b)
 		})
+	})
+}
+
+// A destination that goes on to receive after its source has ended is told to end
+// that, and not before its time.
+func TestADestinationThatNeverBecomesWhole(t *testing.T) {
+	copied(t, func(t *testing.T, w *moveWorld, x, a, b api.ID) {
+		w.is(x, api.MigrationCopying)
+		w.say(x, b, api.EndCopying)
+		w.say(x, a, api.EndAbsent)
+		w.is(x, api.MigrationSwitched)
+		time.Sleep(moveDangling - 2*time.Second)
+		w.is(x, api.MigrationSwitched)
+		time.Sleep(4 * time.Second)
+		m := w.is(x, api.MigrationAborting)
+		must.True(t, m.GiveUp)
+		must.Eq(t, api.CodeMigration, m.Code)
+		w.say(x, b, api.EndCopying)
+		time.Sleep(time.Hour)
+		must.False(t, w.is(x, api.MigrationAborting).KillDest, must.Sprint("the destination does not say that nothing is there"))
+		must.True(t, w.moves.alarmed[x])
+		w.say(x, b, api.EndAbsent)
+		must.True(t, w.is(x, api.MigrationAborting).KillDest)
+		w.tell(b, api.MoveReport{Migration: x, State: api.EndAbsent, Attempt: 2, Clean: true})
+		must.True(t, w.is(x, api.MigrationAborted).Lost)
 	})
 }
 
 // A guest that is granted to its destination and cannot go on there is seen: an
 // alarm, an event, words for the move and for the VM.
 func TestAGuestThatDoesNotGoOnAfterItsCutover(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newMoveWorld(t)
-		a, b := w.mover(1, api.TiB), w.mover(2, api.TiB)
-		x := w.move(w.on(a, 1, nil), nil)
-		w.lead(func() {
-			time.Sleep(50 * time.Millisecond)
-			w.play(x)
-			w.say(x, b, api.EndComplete)
-			w.say(x, a, api.EndAbsent)
-			w.is(x, api.MigrationCommitted)
-			w.tell(b, api.MoveReport{Migration: x, State: api.EndComplete, Attempt: 1, Message: "resume: no"})
-			time.Sleep(moveUnresumed - 2*time.Second)
-			must.False(t, w.moves.alarmed[x])
-			time.Sleep(4 * time.Second)
-			must.True(t, w.moves.alarmed[x])
-			must.Len(t, 1, w.moves.plan().unresumed)
-			w.tell(b, api.MoveReport{Migration: x, State: api.EndRunning, Attempt: 1, Clean: true})
-			must.SliceEmpty(t, w.moves.plan().unresumed)
-			w.is(x, api.MigrationCommitted)
-		})
+	copied(t, func(t *testing.T, w *moveWorld, x, a, b api.ID) {
+		w.say(x, b, api.EndComplete)
+		w.say(x, a, api.EndAbsent)
+		w.is(x, api.MigrationCommitted)
+		w.tell(b, api.MoveReport{Migration: x, State: api.EndComplete, Attempt: 1, Message: "resume: no"})
+		time.Sleep(moveUnresumed - 2*time.Second)
+		must.False(t, w.moves.alarmed[x])
+		time.Sleep(4 * time.Second)
+		must.True(t, w.moves.alarmed[x])
+		must.Len(t, 1, w.moves.plan().unresumed)
+		w.tell(b, api.MoveReport{Migration: x, State: api.EndRunning, Attempt: 1, Clean: true})
+		must.SliceEmpty(t, w.moves.plan().unresumed)
+		w.is(x, api.MigrationCommitted)
 	})
 }
 
