@@ -320,7 +320,7 @@ func TestMovesAreOfANamespace(t *testing.T) {
 func TestANodeLearnsItsPartsInMoves(t *testing.T) {
 	r, ns, vm := moving(t, 3, 1)
 	a := ns[0]
-	a.upTo(api.MigrationProposed, api.MigrationCopying, api.MigrationCommitted, api.MigrationDone)
+	a.upTo(api.MigrationProposed, api.MigrationCopying, api.MigrationSwitched, api.MigrationCommitted, api.MigrationDone)
 	b := r.newNode("n2").ready() // follows no orders
 	mustCall[api.MigrationCreated](r, "Migration.Create", &api.MigrationCreate{VM: "web"})
 	m := r.move("web", api.MigrationProposed).Migration
