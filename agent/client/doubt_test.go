@@ -101,6 +101,31 @@ func TestAHypervisorThatLearnsSlowly(t *testing.T) {
 	})
 }
 
+// Nothing is placed on a node for longer than its hypervisor is away.
+func TestAHypervisorThatGoesAndComesIsToldAtOnce(t *testing.T) {
+	inBed(t, sim.Options{}, func(t *testing.T, b *bed) {
+		b.change = func(c *Config) { c.FactsInterval = time.Hour }
+		b.start()
+		healthy := func() bool { return b.srv.registers[len(b.srv.registers)-1].Node.Drivers[0].Healthy }
+		must.True(t, healthy())
+		b.host.SetDown(true)
+		b.sleep(2 * b.c.cfg.ListInterval)
+		must.False(t, healthy())
+		b.host.SetDown(false)
+		b.sleep(20 * time.Second)
+		must.True(t, healthy())
+		must.SliceLen(t, 3, b.srv.registers)
+
+		// Also one that lists its domains before it says what it can do.
+		b.host.SetDown(true)
+		b.sleep(2 * b.c.cfg.ListInterval)
+		b.host.Inject(sim.Fault{Verb: "fingerprint", Err: hypervisor.ErrUnknown, Times: 1})
+		b.host.SetDown(false)
+		b.sleep(40 * time.Second)
+		must.True(t, healthy())
+	})
+}
+
 // The hypervisor's own log of a VM stays until its absence is known, and goes then.
 func TestLogsGoWithTheVM(t *testing.T) {
 	inBed(t, sim.Options{}, func(t *testing.T, b *bed) {

@@ -16,6 +16,9 @@ const (
 	doubtBeats   = 2
 	callTimeout  = 10 * time.Second
 	maxCallDelay = 10 * time.Second
+	// unhealthyAgain is when a driver that is not healthy is asked again: nothing
+	// is placed on its node meanwhile.
+	unhealthyAgain = 10 * time.Second
 )
 
 // keepRegistered registers, then keeps beating, following orders and looking at
@@ -71,6 +74,9 @@ func (c *Client) keepRegistered() {
 		}
 		if err == nil {
 			delay = 0
+			if !n.Drivers[0].Healthy {
+				retry = time.After(jitter(unhealthyAgain))
+			}
 		} else if c.ctx.Err() == nil {
 			c.log.Warn("not registered again", "error", err)
 			delay = backoffDelay(delay)

@@ -89,7 +89,14 @@ func (c *Client) list() bool {
 	if c.ctx.Err() != nil {
 		return false
 	}
-	c.health.set(func(h *healthState) { h.driver = err })
+	turned := false
+	c.health.set(func(h *healthState) {
+		turned = (h.driver == nil) != (err == nil)
+		h.driver = err
+	})
+	if turned { // the servers place by it: they are not left to the next look at the machine
+		poke(c.refresh)
+	}
 	if err != nil {
 		c.log.Warn("the hypervisor does not answer", "error", err)
 		for _, v := range vms {

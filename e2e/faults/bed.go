@@ -140,7 +140,8 @@ func (b *Bed) leader(ctx context.Context) (h *lab.Host, err error) {
 	return h, err
 }
 
-// sees demands that a server sees all servers vote and all clients ready.
+// sees demands that a server sees all servers vote, and all clients ready with their
+// hypervisors.
 func (b *Bed) sees(ctx context.Context, server *lab.Host) error {
 	list, err := b.at[server].Operator().RaftList(ctx, nil)
 	if err != nil {
@@ -162,6 +163,15 @@ func (b *Bed) sees(ctx context.Context, server *lab.Host) error {
 	for _, n := range nodes.Items {
 		if n.Status != api.NodeReady {
 			return fmt.Errorf("node %s is %s", n.Name, n.Status)
+		}
+		whole, err := b.at[server].Nodes().Get(ctx, n.Name, nil)
+		if err != nil {
+			return err
+		}
+		for _, d := range whole.Node.Drivers {
+			if !d.Healthy {
+				return fmt.Errorf("%s of node %s is not healthy: %s", d.Name, n.Name, d.Error)
+			}
 		}
 	}
 	if voters != len(b.Servers) || leaders != 1 || len(nodes.Items) != len(b.Clients) {
