@@ -121,8 +121,11 @@ func TestCancelClosesEverythingWithinASecond(t *testing.T) {
 						l.cancel()
 						near, far := l.done()
 						at := must.Sprintf("%s, %s, %s, after %s", what, k, mode, after)
-						must.ErrorIs(t, near, context.Canceled, at)
-						must.ErrorIs(t, far, context.Canceled, at)
+						// Whichever hears of it second may see the other one close first.
+						for _, err := range []error{near, far} {
+							must.True(t, errors.Is(err, context.Canceled) || api.CodeOf(err) == api.CodeUnreachable, must.Sprint(err), at)
+						}
+						must.True(t, errors.Is(near, context.Canceled) || errors.Is(far, context.Canceled), at)
 						must.LessEq(t, time.Second, time.Since(begin), at)
 						_, err := l.source.Read(make([]byte, 1))
 						must.Error(t, err, at)
