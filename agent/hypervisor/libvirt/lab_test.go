@@ -152,8 +152,25 @@ func end(cmd *exec.Cmd) {
 	}
 }
 
+// alive tells how libvirtd has ended where nobody ended it: every failure after
+// that is a consequence.
+func (l *lab) alive(t *testing.T) {
+	if l.libvirtd == nil {
+		return
+	}
+	var status syscall.WaitStatus
+	pid, err := syscall.Wait4(l.libvirtd.Process.Pid, &status, syscall.WNOHANG, nil)
+	if err == nil && pid == 0 {
+		return
+	}
+	out, _ := os.ReadFile(filepath.Join(l.dir, "libvirtd.out"))
+	t.Errorf("libvirtd has ended by itself: %v, status %#x, signal %q, its last words:\n%s",
+		err, uint32(status), status.Signal(), out[max(0, len(out)-8<<10):])
+}
+
 // stop ends the host and every guest whose files are in its folder.
 func (l *lab) stop(t *testing.T) {
+	l.alive(t)
 	end(l.libvirtd)
 	for _, pid := range l.guests(t) {
 		_ = syscall.Kill(pid, syscall.SIGKILL)
