@@ -175,7 +175,7 @@ func (m *machine) beginOut(e env, out *output) (op, bool) {
 	}
 	if !m.Alive || m.RunEpoch != v.Epoch || m.dom.kind != domRunning && m.dom.kind != domPaused {
 		v.Over, v.Failed, v.Message = true, true, "the guest does not run here"
-		return opNone, true
+		return m.decideOut(e, out) // what is here instead is still to be proved
 	}
 	v.Paused = v.Mode == api.MigrateWarm && m.dom.kind == domRunning
 	return opMoveOut, true

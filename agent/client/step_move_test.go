@@ -2,6 +2,7 @@ package client
 
 import (
 	"testing"
+	"time"
 
 	"github.com/shoenig/test/must"
 
@@ -24,6 +25,24 @@ func sent(t *testing.T) *script {
 	must.Eq(t, opMoveAttest, s.see(dom{kind: domAbsent}))
 	must.Eq(t, opNone, s.done(resOK))
 	return s
+}
+
+// A guest that ended before anything was sent: its absence is proved without any
+// other event, or the servers would wait for it.
+func TestASourceWhoseGuestDiedBeforeTheCopyProvesItsAbsenceAtOnce(t *testing.T) {
+	s := running(t)
+	must.Eq(t, opNone, s.move(api.MigrationPrepared, 0))
+	must.Eq(t, opNone, s.see(dom{kind: domAbsent, exit: "crashed"}))
+	must.Eq(t, opMoveAttest, s.move(api.MigrationCopying, 1))
+	must.Eq(t, opNone, s.done(resOK))
+	r, ok := s.m.moveReport("")
+	must.True(t, ok)
+	must.Eq(t, api.EndAbsent, r.State)
+	must.True(t, r.Failed)
+	must.Eq(t, opNone, s.move(api.MigrationAborting, 1))
+	must.Eq(t, opMoveClean, s.move(api.MigrationAborted, 1))
+	must.Eq(t, opNone, s.done(resOK))
+	must.Eq(t, opPrepare, s.after(time.Minute), must.Sprint("it starts again where it was"))
 }
 
 // The phase is told in one event and the order to stop in the next; between them
