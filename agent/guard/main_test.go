@@ -82,6 +82,7 @@ func childAgent(c childConfig) error {
 	if err != nil {
 		return err
 	}
+	beats := time.NewTicker(50 * time.Millisecond)
 	for first := true; ; first = false {
 		sent := boottime.Now()
 		if err := l.Write(sent, sent+c.Lease); err != nil {
@@ -93,7 +94,7 @@ func childAgent(c childConfig) error {
 			}
 			fmt.Fprintln(os.Stderr, "armed and renewing")
 		}
-		time.Sleep(50 * time.Millisecond) // the interval of its beats
+		<-beats.C
 	}
 }
 
@@ -212,8 +213,14 @@ func wait(t *testing.T, c <-chan struct{}, what string) {
 // eventually is for what sends no event.
 func eventually(t *testing.T, what string, f func() bool) {
 	t.Helper()
-	for end := time.Now().Add(patience); !f(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
+	limit := time.NewTimer(patience)
+	defer limit.Stop()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !f() {
+		select {
+		case <-tick.C:
+		case <-limit.C:
 			t.Fatalf("never: %s", what)
 		}
 	}
