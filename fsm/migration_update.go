@@ -70,7 +70,7 @@ func limitable(m *api.Migration) error {
 		return api.Errorf(api.CodeState, "migration %s is %s: node %s owns the VM", m.ID.Short(), m.Phase, m.ToNode).
 			WithHint("limits are changed while a move is under way: novacron migration list -active")
 	case m.Mode == api.MigrateCold:
-		return api.Errorf(api.CodeState, "migration %s is cold: the guest does not run, and its disks are copied without a limit", m.ID.Short()).
+		return api.Errorf(api.CodeState, "migration %s is cold: the guest does not run, and its disks are sent under the limit that the move was begun with", m.ID.Short()).
 			WithHint("cancel it if it takes too much of the link: novacron migration cancel %s", m.ID.Short())
 	case m.Source.State == api.EndAbsent || m.KillSource:
 		return api.Errorf(api.CodeState, "the guest has left %s already: migration %s is about to be over", m.FromNode, m.ID.Short()).

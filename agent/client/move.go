@@ -49,6 +49,7 @@ type part struct {
 	limits   chan struct{}       // source: poked when the servers may have set others
 	cancel   context.CancelFunc  // of the copy under way
 	progress *api.MigrationProgress
+	cold     *coldSend      // source: of the disks of a stopped VM
 	last     api.MoveReport // last told
 }
 

@@ -2,8 +2,6 @@ package client
 
 import (
 	"context"
-	"errors"
-	"io"
 	"time"
 
 	"github.com/novacron/novacron/agent/hypervisor"
@@ -87,57 +85,6 @@ func (c *Client) dirtyRate(ctx context.Context, q *api.GetRequest) (*api.Migrati
 		return nil, public(err)
 	}
 	return &api.MigrationForecast{DirtyRate: rate}, nil
-}
-
-// volumeGet sends a volume of a stopped VM to the node that it moves to.
-func (c *Client) volumeGet(ctx context.Context, q *api.VolumeFetch, s api.Stream) error {
-	v, o, caller, err := c.moving(ctx, q.VM.String())
-	if err != nil {
-		return err
-	}
-	v.mu.Lock()
-	still := v.m.Move.ID == o.Migration.ID && !v.m.Move.In && !v.m.Alive && v.m.Move.Attested &&
-		(v.m.Move.Phase == api.MigrationCopying || v.m.Move.Phase == api.MigrationSwitched)
-	v.mu.Unlock()
-	if o.Migration.To != caller || o.Migration.Mode != api.MigrateCold || !still {
-		return api.Errorf(api.CodeState, "the VM's disks are not for that node now")
-	}
-	found := false
-	err = v.eachVolume(o.Migration, o, func(ctx context.Context, p storage.Pool, vol *api.Volume) error {
-		if vol.ID != q.Volume {
-			return nil
-		}
-		found = true
-		return sendVolume(ctx, p, vol, s)
-	})
-	if err == nil && !found {
-		return api.Errorf(api.CodeNotFound, "volume %s is not one of those that move", q.Volume.Short())
-	}
-	return err
-}
-
-func sendVolume(ctx context.Context, p storage.Pool, vol *api.Volume, s api.Stream) error {
-	r, err := p.Export(ctx, vol)
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	buf := make([]byte, chunkSize)
-	for ctx.Err() == nil {
-		n, err := io.ReadFull(r, buf)
-		if n > 0 {
-			if err := s.Send(&api.Chunk{Data: buf[:n]}); err != nil {
-				return err
-			}
-		}
-		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return ctx.Err()
 }
 
 // pull fetches the disks of a stopped VM from the source.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"github.com/novacron/novacron/api"
 )
 
 // bucket caps bandwidth. Unlike rate.Limiter it lets those who wait see a new
@@ -18,6 +20,15 @@ type bucket struct {
 	at      time.Time
 	changed chan struct{} // closed and replaced by set
 }
+
+// Cap caps the bandwidth of what is sent without a session.
+type Cap struct{ bucket *bucket }
+
+// NewCap returns a cap in bytes for each second; 0 is none.
+func NewCap(rate api.Bytes) *Cap { return &Cap{newBucket(int64(rate))} }
+
+// Take waits until n bytes may go.
+func (c *Cap) Take(ctx context.Context, n int) error { return c.bucket.take(ctx, n) }
 
 // burst is how much of a second's bytes may be saved up.
 const burst = 0.05

@@ -37,6 +37,16 @@ func Export(r io.ReaderAt, size int64, close func() error) io.ReadCloser {
 	return &exporter{r: r, close: close, size: size, sum: sha256.New(), block: make([]byte, streamHead+streamBlock)}
 }
 
+// Positioned is what the reader of Export also is.
+type Positioned interface {
+	// Position is how much of the volume was read.
+	Position() api.Bytes
+}
+
+var _ Positioned = (*exporter)(nil)
+
+func (e *exporter) Position() api.Bytes { return api.Bytes(e.at) }
+
 func (e *exporter) Close() error { return e.close() }
 
 func (e *exporter) Read(p []byte) (int, error) {
