@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -36,7 +37,88 @@ func (s *Server) newAutopilot() *autopilot.Autopilot {
 		autopilot.WithLogger(newHLog(s.log, "autopilot")),
 		autopilot.WithUpdateInterval(min(autopilotUpdate, s.cfg.StabilizationTime)),
 		autopilot.WithReconcileInterval(min(autopilotReconcile, s.cfg.StabilizationTime)),
+		autopilot.WithPromoter(&promoter{s: s}),
 	)
+}
+
+// promoter is autopilot's own rule for promotions, and one for removals: what
+// gossip says of a server is not enough to take it out of Raft.
+type promoter struct {
+	autopilot.StablePromoter
+	s *Server
+	// silent is since when a server that gossip does not know has not answered.
+	silent map[raft.ServerID]time.Time
+}
+
+// staleAfter is how long a server that gossip has never told of may be silent: after
+// a restart of all it may only need longer to start.
+const staleAfter = time.Minute
+
+// FilterFailedServerRemovals lets those stay that answer, as who they are, at
+// their address in Raft. Their gossip may be cut alone, or this leader's: after a
+// restart it may know nobody yet. Those that left by their own word may go.
+func (p *promoter) FilterFailedServerRemovals(_ *autopilot.Config, _ *autopilot.State, failed *autopilot.FailedServers) *autopilot.FailedServers {
+	f := p.s.raft.GetConfiguration()
+	if f.Error() != nil {
+		return &autopilot.FailedServers{}
+	}
+	at := map[raft.ServerID]string{}
+	for _, m := range f.Configuration().Servers {
+		at[m.ID] = string(m.Address)
+	}
+	var ask []raft.ServerID
+	for _, ids := range [][]raft.ServerID{failed.StaleNonVoters, failed.StaleVoters, idsOf(failed.FailedNonVoters), idsOf(failed.FailedVoters)} {
+		ask = append(ask, ids...)
+	}
+	answers := p.s.whoAnswers(ask, at)
+	silent := map[raft.ServerID]time.Time{}
+	stale := func(id raft.ServerID) bool {
+		if answers[id] {
+			return true
+		}
+		if silent[id] = p.silent[id]; silent[id].IsZero() {
+			silent[id] = time.Now()
+		}
+		return time.Since(silent[id]) < staleAfter
+	}
+	defer func() { p.silent = silent }()
+	lost := func(srv *autopilot.Server) bool { return srv.NodeStatus != autopilot.NodeLeft && answers[srv.ID] }
+	return &autopilot.FailedServers{
+		StaleNonVoters:  slices.DeleteFunc(failed.StaleNonVoters, stale),
+		StaleVoters:     slices.DeleteFunc(failed.StaleVoters, stale),
+		FailedNonVoters: slices.DeleteFunc(failed.FailedNonVoters, lost),
+		FailedVoters:    slices.DeleteFunc(failed.FailedVoters, lost),
+	}
+}
+
+func idsOf(servers []*autopilot.Server) (ids []raft.ServerID) {
+	for _, srv := range servers {
+		ids = append(ids, srv.ID)
+	}
+	return ids
+}
+
+// whoAnswers asks servers whether they are there.
+func (s *Server) whoAnswers(ids []raft.ServerID, at map[raft.ServerID]string) map[raft.ServerID]bool {
+	ctx, cancel := context.WithTimeout(s.ctx, statsTimeout)
+	defer cancel()
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	out := map[raft.ServerID]bool{}
+	for _, id := range ids {
+		wg.Go(func() {
+			n, err := api.ParseID(string(id))
+			if err != nil || s.pool.Node(n, at[id]).Call(ctx, "Server.Stats", &api.Empty{}, &api.Server{}) != nil {
+				return
+			}
+			s.log.Warn("gossip has lost a server that answers", "server", n, "address", at[id])
+			mu.Lock()
+			out[id] = true
+			mu.Unlock()
+		})
+	}
+	wg.Wait()
+	return out
 }
 
 // dutyAutopilot runs autopilot for a term.
@@ -156,9 +238,6 @@ func (p *pilot) RemoveFailedServer(srv *autopilot.Server) {
 	p.s.background(func(context.Context) {
 		if err := p.s.gossip.forget(srv.Name); err != nil {
 			p.s.log.Warn("autopilot: gossip does not let go of a server", "server", srv.Name, "error", err)
-		}
-		if n, err := api.ParseID(string(srv.ID)); err == nil {
-			p.s.gossip.regions.Remove(n)
 		}
 	})
 }

@@ -97,6 +97,11 @@ type verdict struct {
 	wrong     []string
 	checked   int // operations
 	undecided int // keys for which the time did not suffice
+
+	// What stands between the log and the second state machine of replay; nil is
+	// nothing. They are defects.
+	persist func(*fsm.FSM, io.Writer) error
+	again   func(*raft.Log) *raft.Log
 }
 
 func (v *verdict) say(format string, args ...any) {
@@ -133,16 +138,25 @@ func (v *verdict) checksOnce(ops []op) {
 	}
 }
 
-// sessions checks S4. What a leader answers never goes back within one client;
-// what one run of one server answers neither; and only what was asked for as
-// stale is labelled so.
+// replacedFor is how long a leader that was replaced may answer without knowing
+// it, as its lease and the way of the answer last.
+const replacedFor = time.Second
+
+// sessions checks S4. What a leader answers never goes back within one client (but
+// a read without a quorum check, at a leader that was just replaced, by as long as
+// that may not know it); what one run of one server answers neither; and only what
+// was asked for as stale is labelled so.
 func (v *verdict) sessions(ops []op) {
 	type place struct {
 		client int
 		key    string
 		life   *life
 	}
-	newest := map[place]uint64{}
+	type seen struct {
+		index uint64
+		at    time.Duration
+	}
+	before := map[place][]seen{} // rising indexes
 	for i := range ops {
 		o := &ops[i]
 		if o.result != resultOK || o.absent || o.kind == opDelete {
@@ -158,10 +172,16 @@ func (v *verdict) sessions(ops []op) {
 			}
 			at.life = o.life
 		}
-		if o.index < newest[at] {
-			v.say("S4 client %d saw %s at index %d after %d (kind %d)", o.client, o.key, o.index, newest[at], o.kind)
+		known := before[at]
+		if n := len(known); n == 0 || o.index > known[n-1].index {
+			before[at] = append(known, seen{o.index, o.ret})
 		}
-		newest[at] = max(newest[at], o.index)
+		for _, s := range slices.Backward(known) {
+			if o.index < s.index && (o.kind != opGuess || s.at < o.call-replacedFor) {
+				v.say("S4 client %d saw %s at index %d after %d (kind %d)", o.client, o.key, o.index, s.index, o.kind)
+				break
+			}
+		}
 	}
 }
 
@@ -197,7 +217,11 @@ func (v *verdict) replay(logs []*raft.Log, cut int, index uint64, hash [32]byte)
 		}
 		if i == cut {
 			var b bytes.Buffer
-			if err := whole.State().Persist(&b); err != nil {
+			persist := v.persist
+			if persist == nil {
+				persist = func(f *fsm.FSM, w io.Writer) error { return f.State().Persist(w) }
+			}
+			if err := persist(whole, &b); err != nil {
 				v.say("F2 the snapshot before index %d: %v", l.Index, err)
 				break
 			}
@@ -209,6 +233,9 @@ func (v *verdict) replay(logs []*raft.Log, cut int, index uint64, hash [32]byte)
 		}
 		term = l.Term
 		whole.ApplyBatch([]*raft.Log{l})
+		if rest != nil && v.again != nil {
+			l = v.again(l)
+		}
 		if rest != nil {
 			rest.ApplyBatch([]*raft.Log{l})
 		}

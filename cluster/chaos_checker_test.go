@@ -1,7 +1,11 @@
 package cluster
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
+	"io"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -9,6 +13,8 @@ import (
 	"github.com/hashicorp/raft"
 	"github.com/shoenig/test/must"
 
+	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/cluster/rpc"
 	"github.com/novacron/novacron/fsm"
 )
 
@@ -73,6 +79,8 @@ func TestTheCheckersAcceptWhatIsAllowed(t *testing.T) {
 			add(put("d", 9)),
 		"a read beside a write sees either": new(history).add(put("a", 5)).add(with(put("b", 8), during(100, 200))).
 			add(with(get("b", 8), during(110, 120))).add(with(get("b", 8), during(130, 140))),
+		"a leader that was just replaced answers": new(history).add(put("a", 5)).add(with(with(put("b", 7), by(1)), during(100, 200))).add(with(with(get("b", 7), kind(opGuess)), during(210, 220))).
+			add(with(with(get("a", 5), kind(opGuess)), during(230, 240))),
 		"two clients at different servers": new(history).add(put("a", 5)).add(put("b", 7)).add(with(with(get("a", 5), kind(opGuess)), by(2))),
 	} {
 		must.Eq(t, "", said(h.ops), must.Sprint(name))
@@ -96,7 +104,7 @@ func TestTheCheckersRefuseWhatIsNot(t *testing.T) {
 		"a check is refused that holds":    {new(history).add(put("a", 5)).add(with(cas("b", 5, 0), refused)).add(get("a", 5)), "S3 "},
 		"a write that nobody made is read": {new(history).add(put("a", 5)).add(get("x", 6)), "S3 "},
 		"an unknown write comes and goes":  {new(history).add(put("a", 5)).add(with(put("b", 0), unknown)).add(get("b", 9)).add(get("a", 5)), "S3 "},
-		"a leader goes back":               {new(history).add(with(get("b", 7), kind(opGuess))).add(with(get("a", 5), kind(opGuess))), "S4 client 0 saw k at index 5 after 7"},
+		"a leader goes back":               {new(history).add(with(with(get("b", 7), kind(opGuess)), during(1, 2))).add(with(with(get("a", 5), kind(opGuess)), during(2*time.Second, 3*time.Second))), "S4 client 0 saw k at index 5 after 7"},
 		"a server goes back":               {new(history).add(with(get("b", 7), stale)).add(with(get("a", 5), stale)), "S4 client 0 saw k at index 5 after 7"},
 		"a label that is not due":          {new(history).add(put("a", 5)).add(with(get("a", 5), func(o *op) { o.stale = true })), "labelled"},
 	} {
@@ -155,6 +163,55 @@ func TestTheCheckersKnowLeadersAndStates(t *testing.T) {
 	must.SliceEmpty(t, v.wrong)
 	v.replay(logs, 3, 6, [32]byte{1})
 	must.StrContains(t, fmt.Sprint(v.wrong), "F1 ")
+}
+
+func TestTheCheckersCompareASnapshotWithTheLog(t *testing.T) {
+	var logs []*raft.Log
+	f := fsm.New(fsm.Config{})
+	var states []*fsm.State
+	for i := range uint64(6) {
+		b, err := fsm.Encode(&fsm.NamespaceApply{Namespace: api.Namespace{Name: fmt.Sprintf("ns%d", i), Description: fmt.Sprintf("op-%d", i)}}, fsm.Meta{Schema: 1})
+		must.NoError(t, err)
+		logs = append(logs, &raft.Log{Index: i + 1, Term: 1, Type: raft.LogCommand, Data: b})
+		f.ApplyBatch(logs[i:])
+		states = append(states, f.State())
+	}
+	check := func(v *verdict) string {
+		v.replay(logs, 3, 6, f.State().Hash())
+		return strings.Join(v.wrong, "\n")
+	}
+	must.Eq(t, "", check(&verdict{}))
+	must.StrContains(t, check(&verdict{persist: func(_ *fsm.FSM, w io.Writer) error {
+		return states[1].Persist(w) // it lacks the newest entry
+	}}), "F2 the snapshot before entry 3 and the log after it give another state")
+	must.StrContains(t, check(&verdict{persist: func(f *fsm.FSM, w io.Writer) error {
+		var b bytes.Buffer
+		must.NoError(t, f.State().Persist(&b))
+		_, err := w.Write(b.Bytes()[:b.Len()/2]) // it is torn
+		return err
+	}}), "F2 the snapshot before index 4 is refused")
+	must.StrContains(t, check(&verdict{again: func(l *raft.Log) *raft.Log {
+		c := *l
+		c.Data = flipped(l.Data) // one machine makes of an entry what the other does not
+		return &c
+	}}), "F2 the snapshot before entry 3 and the log after it give another state")
+}
+
+func TestAHaltNeedsAReason(t *testing.T) {
+	c := &chaos{start: time.Now(), net: rpc.NewMemory(), gossip: NewMemoryGossip(), log: slog.New(slog.DiscardHandler)}
+	halt := func(sick bool) {
+		disk := newSimDisk()
+		l := &life{h: &host{c: c, name: "s1"}, member: c.gossip.Transport(), dead: make(chan struct{})}
+		l.mount, _ = disk.mount()
+		l.mount.failed = sick
+		l.halt(errors.New("no reason"))
+		<-l.dead
+	}
+	halt(true)
+	must.SliceEmpty(t, c.wrong)
+	halt(false)
+	must.Len(t, 1, c.wrong)
+	must.StrContains(t, c.wrong[0], "s1 halted: no reason")
 }
 
 func TestARunWithoutTrafficOrTroubleIsVoid(t *testing.T) {

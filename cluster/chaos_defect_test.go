@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -55,11 +56,29 @@ func (r *credulous) IsLeader() bool {
 
 func (r *credulous) ReadIndex(context.Context) error { return nil }
 
+// usurper is a server that answers whatever the leader is asked for.
+type usurper struct{ rpc.Router }
+
+func (usurper) IsLeader() bool { return true }
+
+// deafGossip starts the fourth server where the others' gossip never arrives.
+var deafGossip = fault{"deaf-gossip", func(c *chaos, rng *rand.Rand) bool {
+	h := c.hosts[chaosServers]
+	if !h.isSpare() {
+		return false
+	}
+	for _, w := range c.ways(h, true, true) {
+		c.block(w[0], w[1], wayGossip)
+	}
+	h.on()
+	return true
+}}
+
 // TestChaosFindsDefects: what the checkers are for, they find. A run may miss a
 // defect; several in a row do not.
 func TestChaosFindsDefects(t *testing.T) {
 	of := func(names ...string) (out []fault) {
-		for _, f := range chaosFaults {
+		for _, f := range append(slices.Clone(chaosFaults), memberFaults...) {
 			for _, n := range names {
 				if f.name == n {
 					out = append(out, f)
@@ -92,13 +111,37 @@ func TestChaosFindsDefects(t *testing.T) {
 		{"a bit turns over in one server's memory", "F1 ", of("follower-kill"), defect{onDisk: func(h *host) {
 			h.disk.flip = func() bool { return h.name == "s2" && !h.leads() && rand.N(200) == 0 }
 		}}},
+		{"a server answers in the leader's place", "S4 ", of("port-cut", "bridge"), defect{onConfig: func(c *Config) {
+			c.router = func(r rpc.Router) rpc.Router { return usurper{r} }
+		}}},
+		{"a vote is forgotten", "S6 ", of("power-loss"), defect{onDisk: func(h *host) { h.disk.lost = true }}},
+		{"nobody can vote any more", "L1 no leader", of("leader-kill"), defect{onDisk: func(h *host) {
+			h.disk.full = func() bool { return time.Since(h.c.start) > 10*time.Second }
+		}}},
+		{"no server starts twice", "does not start", of("follower-kill"), defect{onConfig: func(c *Config) {
+			if c.Clock() > 5*time.Second {
+				c.Multiplier = -1
+			}
+		}}},
+		{"a server's gossip is never heard", "does not vote", []fault{deafGossip}, defect{}},
+		{"an error says nothing", "that nobody expects", of("leader-partition", "leader-mute"), defect{onConfig: func(c *Config) {
+			honest := c.outcome
+			c.outcome = func(f raft.ApplyFuture) (any, error) {
+				v, err := honest(f)
+				if err != nil {
+					return nil, nil
+				}
+				return v, nil
+			}
+		}}},
+		{"a vote that was not written is no reason to end", "F14 ", of("vote-error"), defect{onConfig: func(c *Config) { c.Halt = func(error) {} }}},
 		{"the watchdog does nothing", "F13 ", of("disk-stall"), defect{onConfig: func(c *Config) { c.Halt = func(error) {} }}},
 		{"a failed write is no reason to end", "F14 ", of("disk-error"), defect{onConfig: func(c *Config) { c.Halt = func(error) {} }}},
 	} {
 		found := ""
 		runs := 0
-		for ; found == "" && runs < 8; runs++ {
-			r := runChaos(t, chaosPlan{seed: rand.Uint64(), kinds: c.kinds, last: 40 * time.Second, defect: c.defect})
+		for ; found == "" && runs < 16; runs++ {
+			r := runChaos(t, chaosPlan{seed: rand.Uint64(), kinds: c.kinds, last: 40 * time.Second, defect: c.defect, find: c.find, spares: 1})
 			for _, w := range r.wrong {
 				if found == "" && strings.Contains(w, c.find) {
 					found = w

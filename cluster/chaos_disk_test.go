@@ -20,13 +20,16 @@ import (
 type simDisk struct {
 	mu    sync.Mutex
 	safe  diskData
-	casts map[string]bool // the votes that were ever written whole
+	casts map[string]bool   // the votes that were ever written whole
+	votes map[uint64]string // those that may have been given, by term
 	// old are the entries that were compacted away; gap: a snapshot of another
 	// server stands in for some that never were here.
 	old  map[uint64]*raft.Log
 	gap  bool
 	sent int         // such snapshots
 	raw  bool        // defect: the vote's rule is left out
+	lost bool        // defect: a vote is not on the disk, only in its cache
+	full func() bool // defect: whether there is no room for a vote
 	lies bool        // defect: "done" comes before it is
 	flip func() bool // defect: whether a bit of the next entry turns over
 }
@@ -45,7 +48,7 @@ type simSnapshot struct {
 }
 
 func newSimDisk() *simDisk {
-	return &simDisk{safe: diskData{logs: map[uint64]*raft.Log{}, kv: map[string][]byte{}}, casts: map[string]bool{}, old: map[uint64]*raft.Log{}}
+	return &simDisk{safe: diskData{logs: map[uint64]*raft.Log{}, kv: map[string][]byte{}}, casts: map[string]bool{}, votes: map[uint64]string{}, old: map[uint64]*raft.Log{}}
 }
 
 func (d *diskData) clone() diskData {
@@ -83,8 +86,10 @@ func (d *simDisk) entries() []*raft.Log {
 // for whatever still runs, but nothing reaches the disk.
 type simMount struct {
 	disk *simDisk
-	// onTear is called when a vote was written by half; it is the crash.
-	onTear func()
+	// onTear is called when a vote was written by half; it is the crash. onTwice
+	// is called when a second vote was written in a term.
+	onTear  func()
+	onTwice func(vote string)
 
 	seen    diskData
 	dead    chan struct{}
@@ -93,7 +98,8 @@ type simMount struct {
 	next    int
 	gate    chan struct{} // not nil while the disk stands still
 	tear    bool
-	fail    bool
+	fail    bool   // the next write to the log
+	failKey []byte // the next write of this key of the vote
 	failed  bool
 	stuck   map[int]time.Time // when writes that the watchdog looks after began
 }
@@ -156,10 +162,12 @@ func (m *simMount) sick() bool {
 	return m.gate != nil || m.failed
 }
 
-func (m *simMount) arm(what *bool) {
+func (m *simMount) arm(what *bool) { m.change(func() { *what = true }) }
+
+func (m *simMount) change(f func()) {
 	m.disk.mu.Lock()
 	defer m.disk.mu.Unlock()
-	*what = true
+	f()
 }
 
 // write makes a change that is on the disk when it returns nil.
@@ -226,7 +234,7 @@ func (m *simMount) put(key, val, drop []byte) error {
 	if m.disk.raw {
 		drop = nil
 	}
-	err := m.write(func(d *diskData) {
+	put := func(d *diskData) {
 		if drop != nil {
 			delete(d.kv, string(drop))
 		}
@@ -234,7 +242,23 @@ func (m *simMount) put(key, val, drop []byte) error {
 		if v, whole := d.vote(); whole && string(key) == string(keyLastVoteCand) {
 			m.disk.casts[v] = true
 		}
-	})
+	}
+	if m.failsVote(key, put) {
+		return syscall.EIO
+	}
+	if m.disk.full != nil && string(key) == string(keyLastVoteCand) && m.disk.full() {
+		return syscall.ENOSPC
+	}
+	onDisk := put
+	if m.disk.lost {
+		onDisk = func(d *diskData) {
+			if d == &m.seen {
+				put(d)
+			}
+		}
+	}
+	err := m.write(onDisk)
+	m.given(key, val)
 	m.disk.mu.Lock()
 	tear := m.tear && !m.crashed && string(key) == string(keyLastVoteTerm)
 	m.tear = m.tear && !tear
@@ -243,6 +267,40 @@ func (m *simMount) put(key, val, drop []byte) error {
 		m.onTear()
 	}
 	return err
+}
+
+// failsVote reports whether this write of a vote's key fails. It may have reached
+// the disk all the same. (That of the current term does not fail here: Raft panics
+// then, if the process has not ended yet; see TestAVoteThatIsNotWrittenIsNotGiven.)
+func (m *simMount) failsVote(key []byte, apply func(*diskData)) bool {
+	m.disk.mu.Lock()
+	defer m.disk.mu.Unlock()
+	if m.failKey == nil || m.crashed || string(key) != string(m.failKey) {
+		return false
+	}
+	apply(&m.seen)
+	if rand.N(2) == 0 {
+		apply(&m.disk.safe)
+	}
+	m.failKey, m.failed = nil, true
+	return true
+}
+
+// given notes a vote that was written and may now be given.
+func (m *simMount) given(key, cand []byte) {
+	m.disk.mu.Lock()
+	term, now := m.seen.kv[string(keyLastVoteTerm)], string(cand)
+	if m.crashed || term == nil || string(key) != string(keyLastVoteCand) {
+		m.disk.mu.Unlock()
+		return
+	}
+	n := binary.BigEndian.Uint64(term)
+	before := m.disk.votes[n]
+	m.disk.votes[n] = now
+	m.disk.mu.Unlock()
+	if before != "" && before != now {
+		m.onTwice(fmt.Sprintf("in term %d for %s and for %s", n, before, now))
+	}
 }
 
 func (m *simMount) get(key []byte) ([]byte, error) {
@@ -313,8 +371,7 @@ func (m simLogs) StoreLogs(ls []*raft.Log) error {
 }
 
 // fails reports whether a write to the log fails now. What was to be written
-// stays visible, as in the page cache, and never gets to the disk. (The vote's
-// file does not fail here: Raft panics then, if the process has not ended yet.)
+// stays visible, as in the page cache, and never gets to the disk.
 func (m *simMount) fails(apply func(*diskData)) bool {
 	m.disk.mu.Lock()
 	defer m.disk.mu.Unlock()

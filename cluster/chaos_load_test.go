@@ -87,6 +87,9 @@ func (cl *client) run(ctx context.Context) {
 
 // one does one operation, picked at random.
 func (cl *client) one() {
+	if rand.N(20) == 0 {
+		cl.at++
+	}
 	o := op{client: cl.n, key: keyName(rand.N(chaosKeys))}
 	switch p := rand.N(100); {
 	case p < 25:
@@ -154,9 +157,10 @@ func (cl *client) do(o *op) {
 // ask makes one attempt.
 func (cl *client) ask(o *op) error {
 	c := cl.c
-	h := c.hosts[cl.at%len(c.hosts)]
+	hosts := c.members()
+	h := hosts[cl.at%len(hosts)]
 	if o.kind == opStale {
-		h = c.hosts[rand.N(len(c.hosts))]
+		h = hosts[rand.N(len(hosts))]
 	}
 	o.life = h.now()
 	call := api.Call{Token: c.token}

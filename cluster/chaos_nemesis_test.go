@@ -74,7 +74,7 @@ var chaosFaults = []fault{
 		return true
 	}},
 	{"disk-stall", func(c *chaos, rng *rand.Rand) bool {
-		h := c.hosts[rng.IntN(len(c.hosts))]
+		h := c.member(rng)
 		if l := c.leader(); l != nil && rng.IntN(2) == 0 {
 			h = l
 		}
@@ -92,7 +92,7 @@ var chaosFaults = []fault{
 		return true
 	}},
 	{"disk-error", func(c *chaos, rng *rand.Rand) bool {
-		h := c.hosts[rng.IntN(len(c.hosts))]
+		h := c.member(rng)
 		l := h.now()
 		l.mount.arm(&l.mount.fail)
 		_, ended := waitFor(10*time.Second, func() bool {
@@ -122,9 +122,10 @@ var chaosFaults = []fault{
 	}},
 	{"power-loss", func(c *chaos, rng *rand.Rand) bool {
 		var on []func()
-		for _, i := range rng.Perm(len(c.hosts)) {
-			on = append(on, c.hosts[i].off())
+		for _, h := range c.members() {
+			on = append(on, h.off())
 		}
+		rng.Shuffle(len(on), func(i, j int) { on[i], on[j] = on[j], on[i] })
 		time.Sleep(time.Duration(rng.Int64N(int64(3 * time.Second))))
 		for _, f := range on {
 			f()
@@ -133,7 +134,7 @@ var chaosFaults = []fault{
 		return true
 	}},
 	{"snapshot", func(c *chaos, rng *rand.Rand) bool {
-		s := c.hosts[rng.IntN(len(c.hosts))].server()
+		s := c.member(rng).server()
 		if s == nil {
 			return false
 		}
@@ -180,9 +181,14 @@ func (c *chaos) clientWays(h *host, which func(int) bool) [][2]string {
 
 // hold blocks ways for a while.
 func (c *chaos) hold(rng *rand.Rand, longest time.Duration, ways [][2]string) bool {
+	return c.holdOf(rng, longest, ways, wayPort|wayGossip)
+}
+
+// holdOf is hold for a part of what goes over the ways.
+func (c *chaos) holdOf(rng *rand.Rand, longest time.Duration, ways [][2]string, what int) bool {
 	var undo []func()
 	for _, w := range ways {
-		undo = append(undo, c.block(w[0], w[1]))
+		undo = append(undo, c.block(w[0], w[1], what))
 	}
 	time.Sleep(time.Second + time.Duration(rng.Int64N(int64(longest))))
 	for _, f := range undo {
@@ -194,7 +200,7 @@ func (c *chaos) hold(rng *rand.Rand, longest time.Duration, ways [][2]string) bo
 // swarm are the kinds of one run.
 func swarm(seed uint64) []fault {
 	rng := rand.New(rand.NewPCG(seed, 2))
-	all := slices.Clone(chaosFaults)
+	all := append(slices.Clone(chaosFaults), memberFaults...)
 	rng.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 	return all[:(len(all)+1)/2]
 }
@@ -202,7 +208,7 @@ func swarm(seed uint64) []fault {
 // compact lets every server make a snapshot now and then, until ctx ends.
 func (c *chaos) compact(ctx context.Context) {
 	for pause(ctx, 500*time.Millisecond+rand.N(time.Second)) {
-		if s := c.hosts[rand.N(len(c.hosts))].server(); s != nil {
+		if s := c.member(rand.New(rand.NewPCG(rand.Uint64(), 0))).server(); s != nil {
 			_ = s.raft.Snapshot().Error() // nothing new, or the server has ended
 		}
 	}

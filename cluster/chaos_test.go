@@ -23,7 +23,9 @@ type chaosPlan struct {
 	seed   uint64
 	kinds  []fault
 	last   time.Duration
+	spares int // servers that may join
 	defect defect
+	find   string // the trouble ends when this is found
 	// compact makes snapshots often and keeps few entries, so that servers that
 	// were away are sent snapshots.
 	compact bool
@@ -31,7 +33,7 @@ type chaosPlan struct {
 
 // planOf is the plan of a seed.
 func planOf(seed uint64) chaosPlan {
-	return chaosPlan{seed: seed, kinds: swarm(seed), last: *chaosTime, compact: seed%2 == 0}
+	return chaosPlan{seed: seed, kinds: swarm(seed), last: *chaosTime, spares: 1, compact: seed%2 == 0}
 }
 
 // The traffic and the trouble without which a run says nothing.
@@ -72,6 +74,7 @@ func runChaos(t *testing.T, p chaosPlan) *chaosRun {
 		from := time.Now()
 		ctx, cancel := context.WithCancel(context.Background())
 		trouble, calm := context.WithTimeout(ctx, p.last)
+		c.enough = calm
 		var load sync.WaitGroup
 		clients := make([]*client, chaosClients)
 		for i := range clients {
@@ -139,7 +142,7 @@ func (r *chaosRun) recover(c *chaos) {
 	}
 	r.writeIn += r.leaderIn
 	_, ok = waitFor(30*time.Second, func() bool {
-		for _, h := range c.hosts {
+		for _, h := range c.members() {
 			if h.server() == nil {
 				return false
 			}
@@ -148,6 +151,17 @@ func (r *chaosRun) recover(c *chaos) {
 	})
 	if !ok {
 		c.violation("L1 a server does not come back")
+	}
+	_, ok = waitFor(2*time.Minute, func() bool {
+		for _, h := range c.members() {
+			if !c.votes(h) {
+				return false
+			}
+		}
+		return true
+	})
+	if !ok {
+		c.violation("L1 a server does not vote two minutes after the last fault")
 	}
 }
 

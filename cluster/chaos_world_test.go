@@ -7,7 +7,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"os"
-	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -34,11 +34,12 @@ type chaos struct {
 	token  string
 	log    *slog.Logger
 	wg     sync.WaitGroup
+	enough func() // ends the trouble
 
 	mu      sync.Mutex
-	cuts    map[[2]string]int // by direction: how many faults hold it back
+	cuts    map[cut]int       // how many faults hold a way back
 	gossips map[string]string // a gossip address: its host's
-	joins   []string
+	joins   map[string]string // a host's address: that of its newest gossip
 	faults  map[string]int
 	wrong   []string
 	acks    []ack
@@ -52,20 +53,28 @@ type ack struct {
 	server string
 }
 
+// cut is a way from one host to another, of the one port or of gossip.
+type cut struct {
+	from, to string
+	gossip   bool
+}
+
 // host is the machine of one server. The server on it is killed and started
 // again; its disk stays.
 type host struct {
 	c    *chaos
 	name string
 	addr string
-	id   *Identity
-	disk *simDisk
-	// Closed when the simulation ends; power is what a start waits for.
-	stop chan struct{}
+	stop chan struct{} // closed when the simulation ends
 
 	mu    sync.Mutex
+	id    *Identity
+	disk  *simDisk
 	life  *life
 	power chan struct{} // closed: there is power
+	offs  int           // how many have taken the power away
+	spare bool          // it was never on
+	moved bool          // its gossip has another address from the next start
 }
 
 // life is one run of a server.
@@ -83,7 +92,7 @@ const chaosServers = 3
 func newChaos(t *testing.T, p chaosPlan) *chaos {
 	c := &chaos{
 		t: t, plan: p, rng: rand.New(rand.NewPCG(p.seed, 1)), start: time.Now(), net: rpc.NewMemory(), gossip: NewMemoryGossip(),
-		log: slog.New(slog.DiscardHandler), cuts: map[[2]string]int{}, gossips: map[string]string{}, faults: map[string]int{}, leaders: map[uint64]string{},
+		log: slog.New(slog.DiscardHandler), cuts: map[cut]int{}, gossips: map[string]string{}, joins: map[string]string{}, faults: map[string]int{}, leaders: map[uint64]string{},
 	}
 	if os.Getenv("NOVA_TEST_LOG") != "" {
 		c.log = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelInfo}))
@@ -94,13 +103,13 @@ func newChaos(t *testing.T, p chaosPlan) *chaos {
 	c.gossip.SetWay(func(from, to string) (time.Duration, bool) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		return latency(), c.cuts[[2]string{c.gossips[from], c.gossips[to]}] == 0
+		return latency(), c.cuts[cut{c.gossips[from], c.gossips[to], true}] == 0
 	})
 	ca, err := keyring.NewCA(api.NewID(), time.Now())
 	must.NoError(t, err)
 	key := keyring.NewGossipKey()
 	var first *Identity
-	for i := range chaosServers {
+	for i := range chaosServers + p.spares {
 		id, err := NewIdentity(InitOptions{Region: "eu", Name: fmt.Sprintf("s%d", i+1), Authority: ca, GossipKey: key})
 		must.NoError(t, err)
 		if first == nil {
@@ -110,7 +119,11 @@ func newChaos(t *testing.T, p chaosPlan) *chaos {
 			id.Bootstrap, id.SealedCA = false, nil
 		}
 		h := &host{c: c, name: id.Name, addr: id.Name + ":7647", id: id, disk: newSimDisk(), stop: make(chan struct{}), power: make(chan struct{})}
-		close(h.power)
+		if h.spare = i >= chaosServers; h.spare {
+			h.offs = 1
+		} else {
+			close(h.power)
+		}
 		p.defect.disk(h)
 		c.hosts = append(c.hosts, h)
 	}
@@ -133,6 +146,9 @@ func (c *chaos) violation(format string, args ...any) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.wrong = append(c.wrong, fmt.Sprintf("%8.3fs ", time.Since(c.start).Seconds())+fmt.Sprintf(format, args...))
+	if c.plan.find != "" && c.enough != nil && strings.Contains(c.wrong[len(c.wrong)-1], c.plan.find) {
+		c.enough()
+	}
 }
 
 func (c *chaos) seen(fault string) {
@@ -142,9 +158,10 @@ func (c *chaos) seen(fault string) {
 	c.faults[fault]++
 }
 
-// keep starts the server again whenever it has ended, until stop.
+// keep starts the server when there is power, and again whenever it has ended,
+// until stop.
 func (h *host) keep() {
-	for {
+	for h.powered() {
 		l := h.boot()
 		if l == nil {
 			return
@@ -162,10 +179,23 @@ func (h *host) keep() {
 			return
 		case <-time.After(time.Second + rand.N(2*time.Second)):
 		}
+	}
+}
+
+// powered waits for the power; it reports false when the simulation ends.
+func (h *host) powered() bool {
+	for {
 		h.mu.Lock()
-		power := h.power
+		power, on := h.power, h.offs == 0
 		h.mu.Unlock()
-		<-power
+		if on {
+			return true
+		}
+		select {
+		case <-power:
+		case <-h.stop:
+			return false
+		}
 	}
 }
 
@@ -178,34 +208,39 @@ func (h *host) boot() *life {
 			return nil
 		default:
 		}
-		l := &life{h: h, member: c.gossip.Transport(), dead: make(chan struct{})}
+		l := &life{h: h, dead: make(chan struct{})}
+		h.mu.Lock()
+		id, disk := *h.id, h.disk
+		if h.life != nil && !h.moved {
+			l.member = c.gossip.Again(h.life.member)
+		} else {
+			l.member = c.gossip.Transport()
+		}
+		h.moved = false
+		h.mu.Unlock()
 		var wrong string
-		if l.mount, wrong = h.disk.mount(); wrong != "" {
+		if l.mount, wrong = disk.mount(); wrong != "" {
 			c.violation("F19 %s: %s", h.name, wrong)
 		}
 		l.mount.onTear = l.end
+		l.mount.onTwice = func(vote string) { c.violation("S6 %s has voted twice in one term: %s", h.name, vote) }
 		c.mu.Lock()
 		c.gossips[l.member.Addr()] = h.addr
 		cfg := Config{
-			Identity: h.id, InMemory: true, Network: c.net, Gossip: l.member, Join: slices.Clone(c.joins), Advertise: h.addr,
+			Identity: &id, InMemory: true, Network: c.net, Gossip: l.member, Join: c.others(h), Advertise: h.addr,
 			Logger: c.log.With("server", h.name), StabilizationTime: 500 * time.Millisecond, HashEvery: 5 * time.Second,
 			Clock:  func() time.Duration { return time.Since(c.start) },
 			Stores: &Stores{Logs: simLogs{l.mount}, Snapshots: simSnaps{l.mount}, disk: l.mount},
 			Halt:   l.halt, leaveDelay: 10 * time.Millisecond,
 			outcome: func(f raft.ApplyFuture) (any, error) { return h.outcome(f) },
 		}
-		c.joins = append(c.joins, l.member.Addr())
-		if len(c.joins) > 2*chaosServers {
-			c.joins = c.joins[len(c.joins)-2*chaosServers:]
-		}
+		c.joins[h.addr] = l.member.Addr()
 		c.mu.Unlock()
 		c.plan.defect.config(&cfg)
 		h.mu.Lock()
 		h.life = l
 		h.mu.Unlock()
 		c.net.Up(h.addr)
-		id := *h.id
-		cfg.Identity = &id
 		s, err := New(context.Background(), cfg)
 		if err == nil {
 			h.mu.Lock()
@@ -306,17 +341,39 @@ func (h *host) now() *life {
 	return h.life
 }
 
-// off takes the power away, until what it returns is called.
+// off takes the power away, until what it returns is called. Faults may overlap:
+// the last one gives it back.
 func (h *host) off() (on func()) {
 	h.mu.Lock()
-	p := make(chan struct{})
-	h.power = p
+	if h.offs++; h.offs == 1 {
+		h.power = make(chan struct{})
+	}
 	l := h.life
 	h.mu.Unlock()
 	if l != nil {
 		l.end()
 	}
-	return func() { close(p) }
+	return h.on
+}
+
+func (h *host) on() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.spare = false
+	if h.offs--; h.offs == 0 {
+		close(h.power)
+	}
+}
+
+// others are the newest gossip addresses of the other hosts. The caller holds the
+// lock.
+func (c *chaos) others(h *host) (addrs []string) {
+	for _, o := range c.hosts {
+		if a := c.joins[o.addr]; o != h && a != "" {
+			addrs = append(addrs, a)
+		}
+	}
+	return addrs
 }
 
 // leader returns the host whose server leads, or nil.
@@ -329,22 +386,32 @@ func (c *chaos) leader() *host {
 	return nil
 }
 
+// What a fault may hold back between two hosts.
+const (
+	wayPort = 1 << iota // Raft and RPC
+	wayGossip
+)
+
 // block holds back what goes from one address to another; faults may overlap.
-func (c *chaos) block(from, to string) (undo func()) {
-	k := [2]string{from, to}
-	c.mu.Lock()
-	c.cuts[k]++
-	c.mu.Unlock()
-	c.net.Block(from, to)
-	return func() {
+func (c *chaos) block(from, to string, what int) (undo func()) {
+	change := func(by int) {
 		c.mu.Lock()
-		c.cuts[k]--
-		open := c.cuts[k] == 0
-		c.mu.Unlock()
-		if open {
+		defer c.mu.Unlock()
+		if what&wayGossip != 0 {
+			c.cuts[cut{from, to, true}] += by
+		}
+		if what&wayPort == 0 {
+			return
+		}
+		k := cut{from, to, false}
+		if c.cuts[k] += by; c.cuts[k] == 0 {
 			c.net.Unblock(from, to)
+		} else {
+			c.net.Block(from, to)
 		}
 	}
+	change(1)
+	return func() { change(-1) }
 }
 
 // waitFor looks at a condition until it holds or the time is over.
@@ -394,9 +461,9 @@ func (c *chaos) finish() {
 // the hashes (F1). It returns that index and hash.
 func (c *chaos) agree() (index uint64, hash [32]byte) {
 	var states []*fsm.State
-	_, ok := waitFor(30*time.Second, func() bool {
+	_, ok := waitFor(time.Minute, func() bool {
 		states = nil
-		for _, h := range c.hosts {
+		for _, h := range c.members() {
 			s := h.server()
 			if s == nil {
 				return false

@@ -57,6 +57,9 @@ func newGossip(ctx context.Context, c *Config, self *api.Server, onChange func()
 	if c.fastGossip {
 		ml.ProbeTimeout, ml.ProbeInterval, ml.GossipInterval, ml.SuspicionMult = 200*time.Millisecond, 300*time.Millisecond, 20*time.Millisecond, 2
 	}
+	// A server that comes back at another address is taken in soon, not only when
+	// the old one is forgotten.
+	ml.DeadNodeReclaimTime = 5 * time.Second
 	ml.SecretKey = c.Identity.GossipKey
 	sc := serf.DefaultConfig()
 	sc.NodeName = c.Identity.Name + "." + c.Identity.Region
@@ -185,8 +188,11 @@ func (g *gossip) leave() error {
 	return err
 }
 
-// forget takes a member that is gone out of the pool at once.
-func (g *gossip) forget(name string) error { return g.serf.RemoveFailedNodePrune(name) }
+// forget tells the pool that a member that is gone has left. It is not pruned:
+// where the word comes after the member itself is back, serf would lose a member
+// that memberlist knows to be alive, and never find it again; a member that is only
+// said to have left takes it back.
+func (g *gossip) forget(name string) error { return g.serf.RemoveFailedNode(name) }
 
 // close ends gossip without a word: to the others this server has failed.
 func (g *gossip) close() error {

@@ -45,7 +45,18 @@ func (n *MemoryGossip) Transport() *MemoryMember {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.next++
-	ip := net.IPv4(127, 64, byte(n.next>>8), byte(n.next))
+	return n.at(net.IPv4(127, 64, byte(n.next>>8), byte(n.next)))
+}
+
+// Again adds a member at the address of one that was shut down.
+func (n *MemoryGossip) Again(old *MemoryMember) *MemoryMember {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.at(old.ip)
+}
+
+// at is called with the lock held.
+func (n *MemoryGossip) at(ip net.IP) *MemoryMember {
 	t := &MemoryMember{net: n, ip: ip, packets: make(chan *memberlist.Packet, 4096), streams: make(chan net.Conn), done: make(chan struct{})}
 	n.nodes[t.Addr()] = t
 	return t
@@ -84,7 +95,7 @@ func (t *MemoryMember) WriteTo(b []byte, addr string) (time.Time, error) {
 	now := time.Now()
 	to := t.net.find(addr)
 	delay, ok := t.net.delay(t.Addr(), addr)
-	if to == nil || !ok {
+	if to == nil || !ok || t.gone() {
 		return now, nil
 	}
 	p := &memberlist.Packet{Buf: append([]byte(nil), b...), From: &net.UDPAddr{IP: t.ip, Port: memGossipPort}}
@@ -115,7 +126,7 @@ func (t *MemoryMember) PacketCh() <-chan *memberlist.Packet { return t.packets }
 // DialTimeout opens a stream.
 func (t *MemoryMember) DialTimeout(addr string, timeout time.Duration) (net.Conn, error) {
 	to := t.net.find(addr)
-	if to == nil {
+	if to == nil || t.gone() {
 		return nil, fmt.Errorf("dial %s: no such member", addr)
 	}
 	mine, theirs := net.Pipe()
@@ -153,12 +164,23 @@ func (t *MemoryMember) DialAddressTimeout(a memberlist.Address, timeout time.Dur
 // StreamCh returns the streams that others open.
 func (t *MemoryMember) StreamCh() <-chan net.Conn { return t.streams }
 
+func (t *MemoryMember) gone() bool {
+	select {
+	case <-t.done:
+		return true
+	default:
+		return false
+	}
+}
+
 // Shutdown takes the member off the network.
 func (t *MemoryMember) Shutdown() error {
 	t.once.Do(func() {
 		close(t.done)
 		t.net.mu.Lock()
-		delete(t.net.nodes, t.Addr())
+		if t.net.nodes[t.Addr()] == t {
+			delete(t.net.nodes, t.Addr())
+		}
 		t.net.mu.Unlock()
 	})
 	return nil

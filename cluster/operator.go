@@ -86,7 +86,6 @@ func (s *Server) raftRemove(ctx context.Context, req *api.RaftRemove) (*api.Empt
 		return nil, applyError(err)
 	}
 	if m, ok := s.gossip.regions.Server(req.ID); ok {
-		s.gossip.regions.Remove(req.ID)
 		if err := s.gossip.forget(m.Name); err != nil {
 			s.log.Warn("gossip does not let go of a server", "server", m.Name, "error", err)
 		}

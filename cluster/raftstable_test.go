@@ -3,6 +3,7 @@ package cluster
 import (
 	"fmt"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -61,6 +62,102 @@ func TestATornVoteIsNotGrantedToAStaleLog(t *testing.T) {
 	must.NoError(t, err)
 	defer plain.Close()
 	must.True(t, voteOf(t, plain), must.Sprint("the plain store no longer has the defect: the own one may go"))
+}
+
+// brokenVotes is a file of votes of which one write fails: it reached the disk all
+// the same, or not. One that is careless says nothing of it.
+type brokenVotes struct {
+	voteFile
+	key      string
+	skip     int // so many writes of the key go well
+	reached  bool
+	careless bool
+}
+
+func (b *brokenVotes) put(key, val, drop []byte) error {
+	if string(key) != b.key {
+		return b.voteFile.put(key, val, drop)
+	}
+	if b.skip--; b.skip >= 0 {
+		return b.voteFile.put(key, val, drop)
+	}
+	b.key = ""
+	if b.reached {
+		if err := b.voteFile.put(key, val, drop); err != nil {
+			return err
+		}
+	}
+	if b.careless {
+		return nil
+	}
+	return syscall.EIO
+}
+
+// votesOf lets one server after the other ask for a vote in term 6, each after a
+// restart of the voter; the first write of a key by which the voter would give its
+// vote fails. It returns how many votes were given, and how often the voter has halted.
+func votesOf(t *testing.T, b *brokenVotes) (given, halted int) {
+	logs, snaps := raft.NewInmemStore(), raft.NewInmemSnapshotStore()
+	st := &stableStore{file: b, watch: &watchdog{limit: time.Minute, halt: func(err error) {
+		halted++
+		runtime.Goexit() // as the end of the process: Raft never learns of the error
+	}}}
+	c := raft.DefaultConfig()
+	c.LocalID, c.Logger = "s0", hclog.NewNullLogger()
+	c.HeartbeatTimeout, c.ElectionTimeout = time.Hour, time.Hour
+	servers := raft.Configuration{Servers: []raft.Server{{ID: "s0", Address: "s0"}, {ID: "s1", Address: "s1"}, {ID: "s2", Address: "s2"}}}
+	for _, name := range []raft.ServerAddress{"s1", "s2"} {
+		_, voter := raft.NewInmemTransport("s0")
+		_, asker := raft.NewInmemTransport(name)
+		voter.Connect(name, asker)
+		asker.Connect("s0", voter)
+		if last, _ := logs.LastIndex(); last == 0 {
+			must.NoError(t, raft.BootstrapCluster(c, logs, st, snaps, voter, servers))
+		}
+		r, err := raft.NewRaft(c, &raft.MockFSM{}, logs, st, snaps, voter)
+		must.NoError(t, err)
+		req := &raft.RequestVoteRequest{
+			RPCHeader: raft.RPCHeader{ProtocolVersion: 3, ID: []byte(name), Addr: []byte(name)},
+			Term:      6, Candidate: []byte(name), LastLogIndex: 1, LastLogTerm: 1,
+		}
+		var resp raft.RequestVoteResponse
+		if err := asker.RequestVote("s0", "s0", req, &resp); err == nil && resp.Granted {
+			given++
+		}
+		must.NoError(t, r.Shutdown().Error())
+		must.NoError(t, voter.Close())
+		must.NoError(t, asker.Close())
+	}
+	return given, halted
+}
+
+func TestAVoteThatIsNotWrittenIsNotGiven(t *testing.T) {
+	votes := func(b brokenVotes) (given, halted int) {
+		synctest.Test(t, func(t *testing.T) {
+			file, err := openVotes(filepath.Join(t.TempDir(), "vote.db"))
+			must.NoError(t, err)
+			defer file.Close()
+			b.voteFile = file
+			given, halted = votesOf(t, &b)
+		})
+		return given, halted
+	}
+	given, halted := votes(brokenVotes{key: "none"})
+	must.Eq(t, []int{1, 0}, []int{given, halted}, must.Sprint("on a disk that works"))
+	for _, key := range []string{"CurrentTerm", "LastVoteTerm", "LastVoteCand"} {
+		for _, reached := range []bool{false, true} {
+			// BootstrapCluster and NewRaft write the first term.
+			b := brokenVotes{key: key, reached: reached}
+			if key == "CurrentTerm" {
+				b.skip = 2
+			}
+			given, halted := votes(b)
+			must.LessEq(t, 1, given, must.Sprintf("%s, reached %v", key, reached))
+			must.Eq(t, 1, halted, must.Sprintf("%s, reached %v", key, reached))
+		}
+	}
+	given, _ = votes(brokenVotes{key: "LastVoteCand", careless: true})
+	must.Eq(t, 2, given, must.Sprint("this test cannot fail"))
 }
 
 func TestTheStableStoreKeepsWhatRaftWrites(t *testing.T) {

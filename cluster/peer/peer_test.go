@@ -115,6 +115,20 @@ func TestRegionsFollowTheMembers(t *testing.T) {
 	must.False(t, ok)
 }
 
+func TestAServerThatWasReplacedIsGone(t *testing.T) {
+	var r peer.Regions
+	old, other := server("west"), server("west")
+	old.Name, other.Name = "s1.west", "s2.west"
+	r.Put(old)
+	r.Put(other)
+	anew := *server("west")
+	anew.Name = "s1.west"
+	r.Put(&anew)
+	_, ok := r.Server(old.ID)
+	must.False(t, ok)
+	must.Len(t, 2, r.Servers("west"))
+}
+
 func TestRegionsAreSafeForConcurrentUse(t *testing.T) {
 	var r peer.Regions
 	var wg sync.WaitGroup

@@ -15,7 +15,8 @@ type Regions struct {
 }
 
 // Put adds a server or replaces what is known of it, by its id. A server that
-// changed its region is taken out of the old one.
+// changed its region is taken out of the old one, and one whose name another has
+// now is gone.
 func (r *Regions) Put(s *api.Server) {
 	c := *s
 	r.mu.Lock()
@@ -24,6 +25,7 @@ func (r *Regions) Put(s *api.Server) {
 		r.m = map[string][]*api.Server{}
 	}
 	r.drop(func(o *api.Server) bool { return o.ID == c.ID })
+	r.drop(func(o *api.Server) bool { return o.Name == c.Name && o.Name != "" })
 	list := r.m[c.Region]
 	i, _ := slices.BinarySearchFunc(list, c.ID, byID)
 	r.m[c.Region] = slices.Insert(slices.Clone(list), i, &c)
