@@ -50,6 +50,7 @@ type part struct {
 	cancel   context.CancelFunc  // of the copy under way
 	progress *api.MigrationProgress
 	last     api.MoveReport // last told
+	cutover  api.MigrationCutover
 }
 
 func (p *part) get() *api.MoveOrder {
@@ -85,6 +86,7 @@ func (p *part) begin(c *Client) (context.Context, context.CancelFunc) {
 func (p *part) give(o *api.MoveOrder) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.ordered(o.Migration)
 	p.order = o
 	if p.tunnel != nil {
 		p.tunnel.SetBandwidth(o.Migration.Options.Bandwidth)
@@ -170,6 +172,7 @@ func (v *vm) tellMove(m machine, ev event) {
 	v.part.mu.Lock()
 	same := r == v.part.last
 	v.part.last = r
+	r.Cutover = v.part.reported(m.Move.In, r.State)
 	v.part.mu.Unlock()
 	if !same {
 		reach(m, r)
@@ -195,6 +198,9 @@ func (c *Client) resendMoves() {
 		v.mu.Lock()
 		r, ok := v.m.moveReport(c.env().boot)
 		v.mu.Unlock()
+		v.part.mu.Lock()
+		r.Cutover = v.part.times()
+		v.part.mu.Unlock()
 		if ok {
 			c.reports.move(v.id, r)
 		}
