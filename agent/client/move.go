@@ -360,6 +360,11 @@ func (v *vm) send(o *api.MoveOrder, m machine) (err error) {
 		Control: tunnel.Control(), Memory: tunnel.Memory(), Machine: t.Machine, Copy: t.Copy,
 		MaxDowntime: g.Options.MaxDowntime, AutoConverge: g.Options.AutoConverge,
 	}
+	reached := sync.OnceFunc(func() { faultpoint.Reach("gone") })
+	move.Gone = func() {
+		reached()
+		v.post(event{kind: evGone})
+	}
 	if move.MaxDowntime == 0 {
 		move.MaxDowntime = api.DefaultMaxDowntime
 	}
@@ -376,7 +381,7 @@ func (v *vm) send(o *api.MoveOrder, m machine) (err error) {
 	})
 	err = d.Move(ctx, v.id, move)
 	if err == nil {
-		faultpoint.Reach("gone")
+		reached()
 	}
 	stopped()
 	<-watched
