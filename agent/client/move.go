@@ -125,36 +125,28 @@ func (p *part) shut() error {
 	return gate.Close()
 }
 
-// giveMoves hands a batch's parts in migrations to their VMs.
-func (c *Client) giveMoves(b *api.OrderBatch) {
-	for _, o := range b.Moves {
-		g := o.Migration
-		if g != nil && g.Phase == api.MigrationCommitted && g.To == c.cfg.Node.ID {
-			faultpoint.Reach("committed")
-		}
-		if g == nil || g.From != c.cfg.Node.ID && g.To != c.cfg.Node.ID {
-			continue
-		}
-		for !c.giveMove(o) { // forgotten just now: made anew
-			if c.ctx.Err() != nil {
-				return
-			}
-		}
+// moveFor says whether a VM is to be told its part in a migration. Of one that is over,
+// and of which nothing is here, the servers are told so instead.
+func (c *Client) moveFor(o *api.MoveOrder) bool {
+	g := o.Migration
+	if g != nil && g.Phase == api.MigrationCommitted && g.To == c.cfg.Node.ID {
+		faultpoint.Reach("committed")
 	}
+	if g == nil || g.From != c.cfg.Node.ID && g.To != c.cfg.Node.ID {
+		return false
+	}
+	if c.find(g.VMID) == nil && !g.Phase.Open() {
+		c.reports.move(g.VMID, api.MoveReport{Migration: g.ID, State: api.EndAbsent, Attempt: g.Attempts, Clean: true, BootID: c.env().boot})
+		return false
+	}
+	return true
 }
 
-func (c *Client) giveMove(o *api.MoveOrder) bool {
-	g := o.Migration
-	v := c.find(g.VMID)
-	if v == nil && !g.Phase.Open() { // it is over, and nothing of it is here
-		c.reports.move(g.VMID, api.MoveReport{Migration: g.ID, State: api.EndAbsent, Attempt: g.Attempts, Clean: true, BootID: c.env().boot})
-		return true
-	}
-	v = c.vm(g.VMID)
-	v.part.give(o)
-	move := moveOrderOf(g, c.cfg.Node.ID)
+// moveEvent tells a VM's machine of its part.
+func (c *Client) moveEvent(o *api.MoveOrder) event {
+	move := moveOrderOf(o.Migration, c.cfg.Node.ID)
 	move.guarded = o.VM != nil && o.VM.Spec != nil && o.VM.Spec.HA.Policy == api.HARestart
-	return v.post(event{kind: evMove, move: move})
+	return event{kind: evMove, move: move}
 }
 
 // tellMove reports what a step changed of the part in a migration.
