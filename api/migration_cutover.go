@@ -14,9 +14,11 @@ type MigrationCutover struct {
 	Stopped Time `json:"stopped,omitempty" msg:"stopped,omitempty"`
 	Gone    Time `json:"gone,omitempty" msg:"gone,omitempty"`
 	// Complete is when all of it was at the destination, Told when that node read
-	// that it owns the VM, Resumed when the guest went on.
+	// that it owns the VM, Resuming when it told the hypervisor to let the guest go on,
+	// Resumed when that had done so.
 	Complete Time `json:"complete,omitempty" msg:"complete,omitempty"`
 	Told     Time `json:"told,omitempty" msg:"told,omitempty"`
+	Resuming Time `json:"resuming,omitempty" msg:"resuming,omitempty"`
 	Resumed  Time `json:"resumed,omitempty" msg:"resumed,omitempty"`
 }
 
@@ -31,7 +33,7 @@ func (c *MigrationCutover) Merge(o *MigrationCutover) *MigrationCutover {
 	}
 	return &MigrationCutover{
 		Stopped: cmp.Or(o.Stopped, c.Stopped), Gone: cmp.Or(o.Gone, c.Gone), Complete: cmp.Or(o.Complete, c.Complete),
-		Told: cmp.Or(o.Told, c.Told), Resumed: cmp.Or(o.Resumed, c.Resumed),
+		Told: cmp.Or(o.Told, c.Told), Resuming: cmp.Or(o.Resuming, c.Resuming), Resumed: cmp.Or(o.Resumed, c.Resumed),
 	}
 }
 
@@ -53,7 +55,7 @@ func (m *Migration) Downtime() (all time.Duration, parts []CutoverPart, ok bool)
 	for _, p := range []struct {
 		what string
 		at   Time
-	}{{"gone", c.Gone}, {"decided", m.CommitTime}, {"told", c.Told}, {"resumed", c.Resumed}} {
+	}{{"gone", c.Gone}, {"decided", m.CommitTime}, {"told", c.Told}, {"resuming", c.Resuming}, {"resumed", c.Resumed}} {
 		if p.at != 0 {
 			parts = append(parts, CutoverPart{p.what, p.at.Time().Sub(at.Time())})
 			at = p.at

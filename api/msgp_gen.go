@@ -9372,8 +9372,8 @@ func (z *MigrationCreated) Msgsize() (s int) {
 func (z *MigrationCutover) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	// check for omitted fields
-	zb0001Len := uint32(5)
-	var zb0001Mask uint8 /* 5 bits */
+	zb0001Len := uint32(6)
+	var zb0001Mask uint8 /* 6 bits */
 	_ = zb0001Mask
 	if z.Stopped == 0 {
 		zb0001Len--
@@ -9391,9 +9391,13 @@ func (z *MigrationCutover) MarshalMsg(b []byte) (o []byte, err error) {
 		zb0001Len--
 		zb0001Mask |= 0x8
 	}
-	if z.Resumed == 0 {
+	if z.Resuming == 0 {
 		zb0001Len--
 		zb0001Mask |= 0x10
+	}
+	if z.Resumed == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x20
 	}
 	// variable map header, size zb0001Len
 	o = append(o, 0x80|uint8(zb0001Len))
@@ -9421,6 +9425,11 @@ func (z *MigrationCutover) MarshalMsg(b []byte) (o []byte, err error) {
 			o = msgp.AppendInt64(o, int64(z.Told))
 		}
 		if (zb0001Mask & 0x10) == 0 { // if not omitted
+			// string "resuming"
+			o = append(o, 0xa8, 0x72, 0x65, 0x73, 0x75, 0x6d, 0x69, 0x6e, 0x67)
+			o = msgp.AppendInt64(o, int64(z.Resuming))
+		}
+		if (zb0001Mask & 0x20) == 0 { // if not omitted
 			// string "resumed"
 			o = append(o, 0xa7, 0x72, 0x65, 0x73, 0x75, 0x6d, 0x65, 0x64)
 			o = msgp.AppendInt64(o, int64(z.Resumed))
@@ -9487,15 +9496,25 @@ func (z *MigrationCutover) UnmarshalMsg(bts []byte) (o []byte, err error) {
 				}
 				z.Told = Time(zb0005)
 			}
-		case "resumed":
+		case "resuming":
 			{
 				var zb0006 int64
 				zb0006, bts, err = msgp.ReadInt64Bytes(bts)
 				if err != nil {
+					err = msgp.WrapError(err, "Resuming")
+					return
+				}
+				z.Resuming = Time(zb0006)
+			}
+		case "resumed":
+			{
+				var zb0007 int64
+				zb0007, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
 					err = msgp.WrapError(err, "Resumed")
 					return
 				}
-				z.Resumed = Time(zb0006)
+				z.Resumed = Time(zb0007)
 			}
 		default:
 			bts, err = msgp.Skip(bts)
@@ -9511,7 +9530,7 @@ func (z *MigrationCutover) UnmarshalMsg(bts []byte) (o []byte, err error) {
 
 // Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
 func (z *MigrationCutover) Msgsize() (s int) {
-	s = 1 + 8 + msgp.Int64Size + 5 + msgp.Int64Size + 9 + msgp.Int64Size + 5 + msgp.Int64Size + 8 + msgp.Int64Size
+	s = 1 + 8 + msgp.Int64Size + 5 + msgp.Int64Size + 9 + msgp.Int64Size + 5 + msgp.Int64Size + 9 + msgp.Int64Size + 8 + msgp.Int64Size
 	return
 }
 

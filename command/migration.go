@@ -136,7 +136,8 @@ func showMove(o *output, r *api.MigrationResponse, now time.Time) {
 func stoodStill(all time.Duration, parts []api.CutoverPart) string {
 	ms := func(d time.Duration) string { return fmt.Sprintf("%d ms", d.Milliseconds()) }
 	words := map[string]string{
-		"gone": "to end at its source", "decided": "to be decided on", "told": "until its destination knew", "resumed": "to go on",
+		"gone": "to end at its source", "decided": "to be decided on", "told": "until its destination knew",
+		"resuming": "to be made ready", "resumed": "to go on",
 	}
 	var out []string
 	for _, p := range parts {

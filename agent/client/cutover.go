@@ -21,6 +21,15 @@ func (p *part) ordered(g *api.Migration) {
 	}
 }
 
+// resuming notes when the hypervisor is told to let the guest go on.
+func (p *part) resuming() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if c := &p.cutover; c.Told != 0 && c.Resuming == 0 {
+		c.Resuming = api.TimeOf(time.Now())
+	}
+}
+
 // reported notes when this end came to what it is about to report, and returns
 // what was noted; locked.
 func (p *part) reported(in bool, state api.EndState) *api.MigrationCutover {

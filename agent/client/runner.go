@@ -114,6 +114,9 @@ func (v *vm) run() {
 			}
 			continue
 		}
+		if out.op == opResume {
+			v.part.resuming()
+		}
 		done := v.perform(out.op, next)
 		v.mu.Lock()
 		v.queue = append([]event{done}, v.queue...)
