@@ -73,7 +73,7 @@ var floors = map[string][]string{
 	"e2e/faults":     {"api", "e2e/lab", "e2e/detector", "e2e/truth"},
 	"e2e/faults/run": {"agent/guard", "e2e/faults", "e2e/lab", "e2e/watchdog"},
 	"e2e/fleet":      {"api", "fsm", "cluster", "cluster/acl", "cluster/rpc", "agent/*", "agent/client"},
-	"e2e/bench":      {"api", "e2e/fleet", "e2e/lab", "fsm", "cluster", "cluster/keyring", "cluster/rpc", "agent/*"},
+	"e2e/bench":      {"api", "e2e/fleet", "e2e/lab", "e2e/truth", "fsm", "cluster", "cluster/keyring", "cluster/rpc", "agent/*"},
 }
 
 // byFile names the single files that may import more than their package.

@@ -146,9 +146,11 @@ type Migration struct {
 	CommitTime Time `json:"commit_time,omitempty" msg:"commit_time,omitempty"`
 	EndTime    Time `json:"end_time,omitempty" msg:"end_time,omitempty"`
 	// AskTime is when the destination was asked what it has, since its source had ended.
-	AskTime     Time  `json:"ask_time,omitempty" msg:"ask_time,omitempty"`
-	CreateIndex Index `json:"create_index,omitempty" msg:"create_index,omitempty"`
-	ModifyIndex Index `json:"modify_index,omitempty" msg:"modify_index,omitempty"`
+	AskTime Time `json:"ask_time,omitempty" msg:"ask_time,omitempty"`
+	// Cutover is what the guest waited for while it stood still.
+	Cutover     *MigrationCutover `json:"cutover,omitempty" msg:"cutover,omitempty"`
+	CreateIndex Index             `json:"create_index,omitempty" msg:"create_index,omitempty"`
+	ModifyIndex Index             `json:"modify_index,omitempty" msg:"modify_index,omitempty"`
 	// Secret of the tunnel between the two ends.
 	Secret ID `json:"-" msg:"secret,omitempty"`
 }
@@ -330,6 +332,8 @@ type MoveReport struct {
 	BootID    string   `json:"boot_id,omitempty" msg:"boot_id,omitempty"`
 	Time      Time     `json:"time" msg:"time,omitempty"`
 	Seq       uint64   `json:"seq" msg:"seq,omitempty"`
+	// Cutover is what this end knows of it.
+	Cutover *MigrationCutover `json:"cutover,omitempty" msg:"cutover,omitempty"`
 }
 
 // IsZero reports whether nothing is set.

@@ -1656,6 +1656,67 @@ func (z Constraint) Msgsize() (s int) {
 }
 
 // MarshalMsg implements msgp.Marshaler
+func (z CutoverPart) MarshalMsg(b []byte) (o []byte, err error) {
+	o = msgp.Require(b, z.Msgsize())
+	// map header, size 2
+	// string "What"
+	o = append(o, 0x82, 0xa4, 0x57, 0x68, 0x61, 0x74)
+	o = msgp.AppendString(o, z.What)
+	// string "Took"
+	o = append(o, 0xa4, 0x54, 0x6f, 0x6f, 0x6b)
+	o = msgp.AppendDuration(o, z.Took)
+	return
+}
+
+// UnmarshalMsg implements msgp.Unmarshaler
+func (z *CutoverPart) UnmarshalMsg(bts []byte) (o []byte, err error) {
+	var field []byte
+	_ = field
+	var zb0001 uint32
+	zb0001, bts, err = msgp.ReadMapHeaderBytes(bts)
+	if err != nil {
+		err = msgp.WrapError(err)
+		return
+	}
+	for zb0001 > 0 {
+		zb0001--
+		field, bts, err = msgp.ReadMapKeyZC(bts)
+		if err != nil {
+			err = msgp.WrapError(err)
+			return
+		}
+		switch msgp.UnsafeString(field) {
+		case "What":
+			z.What, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "What")
+				return
+			}
+		case "Took":
+			z.Took, bts, err = msgp.ReadDurationBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Took")
+				return
+			}
+		default:
+			bts, err = msgp.Skip(bts)
+			if err != nil {
+				err = msgp.WrapError(err)
+				return
+			}
+		}
+	}
+	o = bts
+	return
+}
+
+// Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
+func (z CutoverPart) Msgsize() (s int) {
+	s = 1 + 5 + msgp.StringPrefixSize + len(z.What) + 5 + msgp.DurationSize
+	return
+}
+
+// MarshalMsg implements msgp.Marshaler
 func (z *DeleteRequest) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	// check for omitted fields
@@ -7905,8 +7966,8 @@ func (z *ListRequest) Msgsize() (s int) {
 func (z *Migration) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	// check for omitted fields
-	zb0001Len := uint32(37)
-	var zb0001Mask uint64 /* 37 bits */
+	zb0001Len := uint32(38)
+	var zb0001Mask uint64 /* 38 bits */
 	_ = zb0001Mask
 	if z.Namespace == "" {
 		zb0001Len--
@@ -8012,13 +8073,17 @@ func (z *Migration) MarshalMsg(b []byte) (o []byte, err error) {
 		zb0001Len--
 		zb0001Mask |= 0x200000000
 	}
-	if z.CreateIndex == 0 {
+	if z.Cutover == nil {
 		zb0001Len--
 		zb0001Mask |= 0x400000000
 	}
-	if z.ModifyIndex == 0 {
+	if z.CreateIndex == 0 {
 		zb0001Len--
 		zb0001Mask |= 0x800000000
+	}
+	if z.ModifyIndex == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x1000000000
 	}
 	// variable map header, size zb0001Len
 	o = msgp.AppendMapHeader(o, zb0001Len)
@@ -8229,11 +8294,24 @@ func (z *Migration) MarshalMsg(b []byte) (o []byte, err error) {
 			o = msgp.AppendInt64(o, int64(z.AskTime))
 		}
 		if (zb0001Mask & 0x400000000) == 0 { // if not omitted
+			// string "cutover"
+			o = append(o, 0xa7, 0x63, 0x75, 0x74, 0x6f, 0x76, 0x65, 0x72)
+			if z.Cutover == nil {
+				o = msgp.AppendNil(o)
+			} else {
+				o, err = z.Cutover.MarshalMsg(o)
+				if err != nil {
+					err = msgp.WrapError(err, "Cutover")
+					return
+				}
+			}
+		}
+		if (zb0001Mask & 0x800000000) == 0 { // if not omitted
 			// string "create_index"
 			o = append(o, 0xac, 0x63, 0x72, 0x65, 0x61, 0x74, 0x65, 0x5f, 0x69, 0x6e, 0x64, 0x65, 0x78)
 			o = msgp.AppendUint64(o, uint64(z.CreateIndex))
 		}
-		if (zb0001Mask & 0x800000000) == 0 { // if not omitted
+		if (zb0001Mask & 0x1000000000) == 0 { // if not omitted
 			// string "modify_index"
 			o = append(o, 0xac, 0x6d, 0x6f, 0x64, 0x69, 0x66, 0x79, 0x5f, 0x69, 0x6e, 0x64, 0x65, 0x78)
 			o = msgp.AppendUint64(o, uint64(z.ModifyIndex))
@@ -8566,6 +8644,23 @@ func (z *Migration) UnmarshalMsg(bts []byte) (o []byte, err error) {
 				}
 				z.AskTime = Time(zb0015)
 			}
+		case "cutover":
+			if msgp.IsNil(bts) {
+				bts, err = msgp.ReadNilBytes(bts)
+				if err != nil {
+					return
+				}
+				z.Cutover = nil
+			} else {
+				if z.Cutover == nil {
+					z.Cutover = new(MigrationCutover)
+				}
+				bts, err = z.Cutover.UnmarshalMsg(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Cutover")
+					return
+				}
+			}
 		case "create_index":
 			{
 				var zb0016 uint64
@@ -8610,7 +8705,13 @@ func (z *Migration) Msgsize() (s int) {
 	for za0005 := range z.Disk {
 		s += 1 + 5 + msgp.StringPrefixSize + len(z.Disk[za0005].Pool) + 6 + msgp.Int64Size
 	}
-	s += 8 + msgp.ArrayHeaderSize + (len(z.Volumes) * (16 * (msgp.ByteSize))) + 9 + msgp.Int32Size + 7 + z.Source.Msgsize() + 5 + z.Dest.Msgsize() + 12 + msgp.BoolSize + 10 + msgp.BoolSize + 8 + msgp.BoolSize + 8 + msgp.BoolSize + 5 + msgp.BoolSize + 5 + msgp.Uint16Size + 8 + msgp.StringPrefixSize + len(z.Message) + 9 + msgp.Int64Size + 12 + msgp.Int64Size + 11 + msgp.Int64Size + 12 + msgp.Int64Size + 9 + msgp.Int64Size + 9 + msgp.Int64Size + 13 + msgp.Uint64Size + 13 + msgp.Uint64Size + 7 + msgp.ArrayHeaderSize + (16 * (msgp.ByteSize))
+	s += 8 + msgp.ArrayHeaderSize + (len(z.Volumes) * (16 * (msgp.ByteSize))) + 9 + msgp.Int32Size + 7 + z.Source.Msgsize() + 5 + z.Dest.Msgsize() + 12 + msgp.BoolSize + 10 + msgp.BoolSize + 8 + msgp.BoolSize + 8 + msgp.BoolSize + 5 + msgp.BoolSize + 5 + msgp.Uint16Size + 8 + msgp.StringPrefixSize + len(z.Message) + 9 + msgp.Int64Size + 12 + msgp.Int64Size + 11 + msgp.Int64Size + 12 + msgp.Int64Size + 9 + msgp.Int64Size + 9 + msgp.Int64Size + 8
+	if z.Cutover == nil {
+		s += msgp.NilSize
+	} else {
+		s += z.Cutover.Msgsize()
+	}
+	s += 13 + msgp.Uint64Size + 13 + msgp.Uint64Size + 7 + msgp.ArrayHeaderSize + (16 * (msgp.ByteSize))
 	return
 }
 
@@ -9264,6 +9365,172 @@ func (z *MigrationCreated) Msgsize() (s int) {
 	} else {
 		s += z.Forecast.Msgsize()
 	}
+	return
+}
+
+// MarshalMsg implements msgp.Marshaler
+func (z *MigrationCutover) MarshalMsg(b []byte) (o []byte, err error) {
+	o = msgp.Require(b, z.Msgsize())
+	// check for omitted fields
+	zb0001Len := uint32(6)
+	var zb0001Mask uint8 /* 6 bits */
+	_ = zb0001Mask
+	if z.Stopped == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x1
+	}
+	if z.Gone == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x2
+	}
+	if z.Complete == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x4
+	}
+	if z.Told == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x8
+	}
+	if z.Resuming == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x10
+	}
+	if z.Resumed == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x20
+	}
+	// variable map header, size zb0001Len
+	o = append(o, 0x80|uint8(zb0001Len))
+
+	// skip if no fields are to be emitted
+	if zb0001Len != 0 {
+		if (zb0001Mask & 0x1) == 0 { // if not omitted
+			// string "stopped"
+			o = append(o, 0xa7, 0x73, 0x74, 0x6f, 0x70, 0x70, 0x65, 0x64)
+			o = msgp.AppendInt64(o, int64(z.Stopped))
+		}
+		if (zb0001Mask & 0x2) == 0 { // if not omitted
+			// string "gone"
+			o = append(o, 0xa4, 0x67, 0x6f, 0x6e, 0x65)
+			o = msgp.AppendInt64(o, int64(z.Gone))
+		}
+		if (zb0001Mask & 0x4) == 0 { // if not omitted
+			// string "complete"
+			o = append(o, 0xa8, 0x63, 0x6f, 0x6d, 0x70, 0x6c, 0x65, 0x74, 0x65)
+			o = msgp.AppendInt64(o, int64(z.Complete))
+		}
+		if (zb0001Mask & 0x8) == 0 { // if not omitted
+			// string "told"
+			o = append(o, 0xa4, 0x74, 0x6f, 0x6c, 0x64)
+			o = msgp.AppendInt64(o, int64(z.Told))
+		}
+		if (zb0001Mask & 0x10) == 0 { // if not omitted
+			// string "resuming"
+			o = append(o, 0xa8, 0x72, 0x65, 0x73, 0x75, 0x6d, 0x69, 0x6e, 0x67)
+			o = msgp.AppendInt64(o, int64(z.Resuming))
+		}
+		if (zb0001Mask & 0x20) == 0 { // if not omitted
+			// string "resumed"
+			o = append(o, 0xa7, 0x72, 0x65, 0x73, 0x75, 0x6d, 0x65, 0x64)
+			o = msgp.AppendInt64(o, int64(z.Resumed))
+		}
+	}
+	return
+}
+
+// UnmarshalMsg implements msgp.Unmarshaler
+func (z *MigrationCutover) UnmarshalMsg(bts []byte) (o []byte, err error) {
+	var field []byte
+	_ = field
+	var zb0001 uint32
+	zb0001, bts, err = msgp.ReadMapHeaderBytes(bts)
+	if err != nil {
+		err = msgp.WrapError(err)
+		return
+	}
+	for zb0001 > 0 {
+		zb0001--
+		field, bts, err = msgp.ReadMapKeyZC(bts)
+		if err != nil {
+			err = msgp.WrapError(err)
+			return
+		}
+		switch msgp.UnsafeString(field) {
+		case "stopped":
+			{
+				var zb0002 int64
+				zb0002, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Stopped")
+					return
+				}
+				z.Stopped = Time(zb0002)
+			}
+		case "gone":
+			{
+				var zb0003 int64
+				zb0003, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Gone")
+					return
+				}
+				z.Gone = Time(zb0003)
+			}
+		case "complete":
+			{
+				var zb0004 int64
+				zb0004, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Complete")
+					return
+				}
+				z.Complete = Time(zb0004)
+			}
+		case "told":
+			{
+				var zb0005 int64
+				zb0005, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Told")
+					return
+				}
+				z.Told = Time(zb0005)
+			}
+		case "resuming":
+			{
+				var zb0006 int64
+				zb0006, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Resuming")
+					return
+				}
+				z.Resuming = Time(zb0006)
+			}
+		case "resumed":
+			{
+				var zb0007 int64
+				zb0007, bts, err = msgp.ReadInt64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Resumed")
+					return
+				}
+				z.Resumed = Time(zb0007)
+			}
+		default:
+			bts, err = msgp.Skip(bts)
+			if err != nil {
+				err = msgp.WrapError(err)
+				return
+			}
+		}
+	}
+	o = bts
+	return
+}
+
+// Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
+func (z *MigrationCutover) Msgsize() (s int) {
+	s = 1 + 8 + msgp.Int64Size + 5 + msgp.Int64Size + 9 + msgp.Int64Size + 5 + msgp.Int64Size + 9 + msgp.Int64Size + 8 + msgp.Int64Size
 	return
 }
 
@@ -11263,8 +11530,8 @@ func (z *MoveOrder) Msgsize() (s int) {
 func (z *MoveReport) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	// check for omitted fields
-	zb0001Len := uint32(9)
-	var zb0001Mask uint16 /* 9 bits */
+	zb0001Len := uint32(10)
+	var zb0001Mask uint16 /* 10 bits */
 	_ = zb0001Mask
 	if z.State == "" {
 		zb0001Len--
@@ -11297,6 +11564,10 @@ func (z *MoveReport) MarshalMsg(b []byte) (o []byte, err error) {
 	if z.Seq == 0 {
 		zb0001Len--
 		zb0001Mask |= 0x100
+	}
+	if z.Cutover == nil {
+		zb0001Len--
+		zb0001Mask |= 0x200
 	}
 	// variable map header, size zb0001Len
 	o = append(o, 0x80|uint8(zb0001Len))
@@ -11345,6 +11616,19 @@ func (z *MoveReport) MarshalMsg(b []byte) (o []byte, err error) {
 			// string "seq"
 			o = append(o, 0xa3, 0x73, 0x65, 0x71)
 			o = msgp.AppendUint64(o, z.Seq)
+		}
+		if (zb0001Mask & 0x200) == 0 { // if not omitted
+			// string "cutover"
+			o = append(o, 0xa7, 0x63, 0x75, 0x74, 0x6f, 0x76, 0x65, 0x72)
+			if z.Cutover == nil {
+				o = msgp.AppendNil(o)
+			} else {
+				o, err = z.Cutover.MarshalMsg(o)
+				if err != nil {
+					err = msgp.WrapError(err, "Cutover")
+					return
+				}
+			}
 		}
 	}
 	return
@@ -11430,6 +11714,23 @@ func (z *MoveReport) UnmarshalMsg(bts []byte) (o []byte, err error) {
 				err = msgp.WrapError(err, "Seq")
 				return
 			}
+		case "cutover":
+			if msgp.IsNil(bts) {
+				bts, err = msgp.ReadNilBytes(bts)
+				if err != nil {
+					return
+				}
+				z.Cutover = nil
+			} else {
+				if z.Cutover == nil {
+					z.Cutover = new(MigrationCutover)
+				}
+				bts, err = z.Cutover.UnmarshalMsg(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Cutover")
+					return
+				}
+			}
 		default:
 			bts, err = msgp.Skip(bts)
 			if err != nil {
@@ -11444,7 +11745,12 @@ func (z *MoveReport) UnmarshalMsg(bts []byte) (o []byte, err error) {
 
 // Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
 func (z *MoveReport) Msgsize() (s int) {
-	s = 1 + 10 + msgp.ArrayHeaderSize + (16 * (msgp.ByteSize)) + 6 + msgp.StringPrefixSize + len(string(z.State)) + 8 + msgp.Int32Size + 7 + msgp.BoolSize + 8 + msgp.StringPrefixSize + len(z.Message) + 6 + msgp.BoolSize + 8 + msgp.StringPrefixSize + len(z.BootID) + 5 + msgp.Int64Size + 4 + msgp.Uint64Size
+	s = 1 + 10 + msgp.ArrayHeaderSize + (16 * (msgp.ByteSize)) + 6 + msgp.StringPrefixSize + len(string(z.State)) + 8 + msgp.Int32Size + 7 + msgp.BoolSize + 8 + msgp.StringPrefixSize + len(z.Message) + 6 + msgp.BoolSize + 8 + msgp.StringPrefixSize + len(z.BootID) + 5 + msgp.Int64Size + 4 + msgp.Uint64Size + 8
+	if z.Cutover == nil {
+		s += msgp.NilSize
+	} else {
+		s += z.Cutover.Msgsize()
+	}
 	return
 }
 

@@ -26,6 +26,9 @@ type moveLoop struct {
 	now    func() time.Time
 	log    *slog.Logger
 	wake   chan struct{} // buffered by one
+	// awaited, buffered by one: a guest that stands still waits until its node hears
+	// of what was committed.
+	awaited chan struct{}
 
 	mu     sync.Mutex // held for a look or an append only
 	leads  bool
@@ -36,7 +39,7 @@ type moveLoop struct {
 }
 
 func newMoveLoop(f *fsm.FSM, apply applyFunc, held func() bool, choose func(scheduler.Move) *api.Explanation, now func() time.Time, log *slog.Logger) *moveLoop {
-	return &moveLoop{fsm: f, apply: apply, held: held, choose: choose, now: now, log: log, wake: make(chan struct{}, 1)}
+	return &moveLoop{fsm: f, apply: apply, held: held, choose: choose, now: now, log: log, wake: make(chan struct{}, 1), awaited: make(chan struct{}, 1)}
 }
 
 // onCommit follows which migrations are active; it is called on the goroutine
@@ -53,6 +56,12 @@ func (l *moveLoop) onCommit(changes []fsm.Change) {
 		case fsm.TableMigration:
 			l.follow(c)
 			l.poke()
+			if awaited(c) {
+				select {
+				case l.awaited <- struct{}{}:
+				default:
+				}
+			}
 		case fsm.TableNode, fsm.TablePlacement, fsm.TableVM, fsm.TableVolume, fsm.TableMeta:
 			if l.queue {
 				l.poke()

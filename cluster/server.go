@@ -270,6 +270,7 @@ func (s *Server) duties() []duty {
 		{"dial-back", s.dutyDialBack},
 		{"schedule", s.sched.run},
 		{"migrations", s.moves.run},
+		{"cutovers", s.dutyCutovers},
 		{"drains", s.drains.run},
 		{"images", s.dutyImages},
 		{"recovery", s.dutyRecovery},

@@ -3,6 +3,7 @@ package command
 import (
 	"flag"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/novacron/novacron/api"
@@ -120,11 +121,32 @@ func showMove(o *output, r *api.MigrationResponse, now time.Time) {
 	if m.EndTime != 0 {
 		f.add("Took", took(m))
 	}
+	if all, parts, ok := m.Downtime(); ok {
+		f.add("Stood still", stoodStill(all, parts))
+	}
 	f.write()
 	if g := r.Progress; g != nil {
 		o.section("Progress")
 		o.say("%s", progressLine(m, g))
 	}
+}
+
+// stoodStill is what a guest waited for at its cutover. What the nodes' clocks do not
+// tell in order is left out.
+func stoodStill(all time.Duration, parts []api.CutoverPart) string {
+	ms := func(d time.Duration) string { return fmt.Sprintf("%d ms", d.Milliseconds()) }
+	words := map[string]string{
+		"gone": "to end at its source", "decided": "to be decided on", "told": "until its destination knew",
+		"resuming": "to be made ready", "resumed": "to go on",
+	}
+	var out []string
+	for _, p := range parts {
+		if p.Took < 0 {
+			return ms(all) + " (the nodes' clocks differ)"
+		}
+		out = append(out, ms(p.Took)+" "+words[p.What])
+	}
+	return ms(all) + ": " + strings.Join(out, ", ")
 }
 
 func endText(e api.MigrationEnd) string {

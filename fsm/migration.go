@@ -82,7 +82,7 @@ func (c *MigrationCreate) apply(tx *Txn) (any, error) {
 	unreserve(&m)
 	m.Volumes, m.Attempts, m.Source, m.Dest = nil, 0, api.MigrationEnd{}, api.MigrationEnd{}
 	m.KillSource, m.KillDest, m.Lost, m.Code, m.Message, m.Deadline, m.CommitTime, m.EndTime = false, false, false, 0, "", 0, 0, 0
-	m.GiveUp, m.AskTime = false, 0
+	m.GiveUp, m.AskTime, m.Cutover = false, 0, nil
 	tx.pruneMigrations(vm.ID)
 	migrationDef.put(tx, &m)
 	tx.made(m.ID, "")
@@ -459,6 +459,7 @@ func (tx *Txn) moveReport(node, session api.ID, r *api.MoveReport) {
 	}
 	same := e.State == end.State && e.BootID == end.BootID && e.Attempt == end.Attempt && e.Failed == end.Failed && e.Message == end.Message && e.Clean == end.Clean
 	*end = e
+	next.Cutover = m.Cutover.Merge(r.Cutover)
 	if same { // only its number is news: an older report must not come after it
 		migrationDef.put(tx, &next)
 		return

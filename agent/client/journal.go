@@ -39,6 +39,8 @@ type journal struct {
 
 	mu      sync.Mutex
 	next    *journalBatch
+	noted   *meta // goes with the next write
+	carried bool  // what was noted is in the write that is under way
 	writing sync.Mutex
 }
 
@@ -194,8 +196,15 @@ func (j *journal) write(op func(*bbolt.Tx) error) error {
 	j.writing.Lock() // while another batch is written, this one grows
 	j.mu.Lock()
 	j.next = nil
+	noted := j.noted
+	j.noted, j.carried = nil, noted != nil
 	j.mu.Unlock()
 	b.err = j.db.Update(func(tx *bbolt.Tx) error {
+		if noted != nil {
+			if err := put(tx, bucketMeta, keyNode, noted); err != nil {
+				return err
+			}
+		}
 		for _, op := range b.ops {
 			if err := op(tx); err != nil {
 				return err
@@ -203,6 +212,11 @@ func (j *journal) write(op func(*bbolt.Tx) error) error {
 		}
 		return nil
 	})
+	j.mu.Lock()
+	if j.carried = false; b.err != nil && j.noted == nil {
+		j.noted = noted
+	}
+	j.mu.Unlock()
 	j.writing.Unlock()
 	if b.err != nil {
 		b.err = errJournal(j.db.Path(), b.err)
@@ -236,7 +250,33 @@ func (j *journal) dropVM(id api.ID) error {
 
 // putMeta writes what is remembered of the node.
 func (j *journal) putMeta(m meta) error {
-	return j.write(func(tx *bbolt.Tx) error { return put(tx, bucketMeta, keyNode, &m) })
+	j.note(m)
+	return j.settle()
+}
+
+// note is putMeta with the next write, whatever that is of.
+func (j *journal) note(m meta) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.noted = &m
+}
+
+// settle returns when what was noted is on disk.
+func (j *journal) settle() error {
+	j.mu.Lock()
+	due, carried := j.noted != nil, j.carried
+	j.mu.Unlock()
+	if !due && carried {
+		j.writing.Lock() // the write that is under way has it
+		j.mu.Lock()
+		due = j.noted != nil // and has failed
+		j.mu.Unlock()
+		j.writing.Unlock()
+	}
+	if !due {
+		return nil
+	}
+	return j.write(func(*bbolt.Tx) error { return nil })
 }
 
 // order reads the newest order of a VM that was not a tombstone; nil: none.

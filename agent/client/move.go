@@ -51,6 +51,7 @@ type part struct {
 	progress *api.MigrationProgress
 	cold     *coldSend      // source: of the disks of a stopped VM
 	last     api.MoveReport // last told
+	cutover  api.MigrationCutover
 }
 
 func (p *part) get() *api.MoveOrder {
@@ -86,6 +87,7 @@ func (p *part) begin(c *Client) (context.Context, context.CancelFunc) {
 func (p *part) give(o *api.MoveOrder) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.ordered(o.Migration)
 	p.order = o
 	if p.tunnel != nil {
 		p.tunnel.SetBandwidth(o.Migration.Options.Bandwidth)
@@ -124,36 +126,28 @@ func (p *part) shut() error {
 	return gate.Close()
 }
 
-// giveMoves hands a batch's parts in migrations to their VMs.
-func (c *Client) giveMoves(b *api.OrderBatch) {
-	for _, o := range b.Moves {
-		g := o.Migration
-		if g != nil && g.Phase == api.MigrationCommitted && g.To == c.cfg.Node.ID {
-			faultpoint.Reach("committed")
-		}
-		if g == nil || g.From != c.cfg.Node.ID && g.To != c.cfg.Node.ID {
-			continue
-		}
-		for !c.giveMove(o) { // forgotten just now: made anew
-			if c.ctx.Err() != nil {
-				return
-			}
-		}
+// moveFor says whether a VM is to be told its part in a migration. Of one that is over,
+// and of which nothing is here, the servers are told so instead.
+func (c *Client) moveFor(o *api.MoveOrder) bool {
+	g := o.Migration
+	if g != nil && g.Phase == api.MigrationCommitted && g.To == c.cfg.Node.ID {
+		faultpoint.Reach("committed")
 	}
+	if g == nil || g.From != c.cfg.Node.ID && g.To != c.cfg.Node.ID {
+		return false
+	}
+	if c.find(g.VMID) == nil && !g.Phase.Open() {
+		c.reports.move(g.VMID, api.MoveReport{Migration: g.ID, State: api.EndAbsent, Attempt: g.Attempts, Clean: true, BootID: c.env().boot})
+		return false
+	}
+	return true
 }
 
-func (c *Client) giveMove(o *api.MoveOrder) bool {
-	g := o.Migration
-	v := c.find(g.VMID)
-	if v == nil && !g.Phase.Open() { // it is over, and nothing of it is here
-		c.reports.move(g.VMID, api.MoveReport{Migration: g.ID, State: api.EndAbsent, Attempt: g.Attempts, Clean: true, BootID: c.env().boot})
-		return true
-	}
-	v = c.vm(g.VMID)
-	v.part.give(o)
-	move := moveOrderOf(g, c.cfg.Node.ID)
+// moveEvent tells a VM's machine of its part.
+func (c *Client) moveEvent(o *api.MoveOrder) event {
+	move := moveOrderOf(o.Migration, c.cfg.Node.ID)
 	move.guarded = o.VM != nil && o.VM.Spec != nil && o.VM.Spec.HA.Policy == api.HARestart
-	return v.post(event{kind: evMove, move: move})
+	return event{kind: evMove, move: move}
 }
 
 // tellMove reports what a step changed of the part in a migration.
@@ -171,6 +165,7 @@ func (v *vm) tellMove(m machine, ev event) {
 	v.part.mu.Lock()
 	same := r == v.part.last
 	v.part.last = r
+	r.Cutover = v.part.reported(m.Move.In, r.State)
 	v.part.mu.Unlock()
 	if !same {
 		reach(m, r)
@@ -196,6 +191,9 @@ func (c *Client) resendMoves() {
 		v.mu.Lock()
 		r, ok := v.m.moveReport(c.env().boot)
 		v.mu.Unlock()
+		v.part.mu.Lock()
+		r.Cutover = v.part.times()
+		v.part.mu.Unlock()
 		if ok {
 			c.reports.move(v.id, r)
 		}
@@ -355,6 +353,11 @@ func (v *vm) send(o *api.MoveOrder, m machine) (err error) {
 		Control: tunnel.Control(), Memory: tunnel.Memory(), Machine: t.Machine, Copy: t.Copy,
 		MaxDowntime: g.Options.MaxDowntime, AutoConverge: g.Options.AutoConverge,
 	}
+	reached := sync.OnceFunc(func() { faultpoint.Reach("gone") })
+	move.Gone = func() {
+		reached()
+		v.post(event{kind: evGone})
+	}
 	if move.MaxDowntime == 0 {
 		move.MaxDowntime = api.DefaultMaxDowntime
 	}
@@ -371,7 +374,7 @@ func (v *vm) send(o *api.MoveOrder, m machine) (err error) {
 	})
 	err = d.Move(ctx, v.id, move)
 	if err == nil {
-		faultpoint.Reach("gone")
+		reached()
 	}
 	stopped()
 	<-watched

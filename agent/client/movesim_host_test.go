@@ -37,6 +37,7 @@ type simNode struct {
 	session  api.ID
 	seq      uint64
 	seen     api.Index // newest batch
+	noted    api.Index // the newest that goes with the next write
 	kept     api.Index // and the newest that was journaled
 	batches  []*api.OrderBatch
 	orders   int // rises with each stream: batches of an earlier one are not delivered
@@ -77,6 +78,7 @@ func (n *simNode) step(ev event) {
 			n.record, n.written = next.record, true
 		}
 	}
+	n.kept = n.noted
 	n.m = next
 	n.w.trace("%s %v op=%s move=%+v dom=%v/%s epoch=%d alive=%v", n.name, ev.kind, out.op, next.Move, next.dom.kind, next.dom.reason, next.Epoch, next.Alive)
 	if out.cancel && n.job != nil && !n.job.switched {
@@ -323,14 +325,40 @@ func (n *simNode) send(m machine) {
 				n.peer.d.reason = hypervisor.ReasonComplete
 				n.peer.state, n.peer.disk = n.state, n.disk
 				n.peer.event()
-				n.w.stage(j, func() {
-					n.job = nil
-					n.d = dom{kind: domAbsent, exit: "migrated"}
-					n.ended(j, resOK, "")
-				})
+				n.w.stage(j, func() { n.handedOver(j) })
 			})
 		})
 	})
+}
+
+// handedOver: the source's process has ended, as it was to. The agent is told at
+// once, if its watch has not missed it; the call comes back when the hypervisor has
+// tidied up, and by then it may have lost its answer.
+func (n *simNode) handedOver(j *simJob) {
+	n.job = nil
+	n.d = dom{kind: domAbsent, exit: "migrated"}
+	if n.w.rng.IntN(3) == 0 {
+		n.ended(j, resOK, "")
+		return
+	}
+	living := func(f func()) func() {
+		return func() {
+			if n.up && n.life == j.life {
+				f()
+			}
+		}
+	}
+	n.w.after(living(func() { n.step(event{kind: evGone}) }))
+	n.w.at(api.Time(n.w.rng.Int64N(int64(2*second))), living(func() {
+		switch {
+		case n.w.chance(5):
+			n.ended(j, resUnknown, "libvirtd was restarted")
+		case n.w.chance(5):
+			n.ended(j, resFailed, "the link was cut")
+		default:
+			n.ended(j, resOK, "")
+		}
+	}))
 }
 
 // cut ends a copy before its end, as stock libvirt does: the source goes on, also

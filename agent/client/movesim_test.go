@@ -138,7 +138,7 @@ func (n *simNode) deliver(b *api.OrderBatch) {
 	n.rest()
 	n.seen = b.Index
 	if len(b.Orders)+len(b.Moves) > 0 {
-		n.kept = b.Index
+		n.noted = b.Index
 	}
 	held := n.hold
 	n.hold = false
@@ -202,7 +202,7 @@ func (w *moveWorld) report(n *simNode, r api.NodeReport, acked func()) {
 
 // start starts an agent, which registers anew.
 func (w *moveWorld) start(n *simNode) {
-	n.up, n.hold, n.wakeAt, n.seen = true, true, 0, n.kept
+	n.up, n.hold, n.wakeAt, n.seen, n.noted = true, true, 0, n.kept, n.kept
 	n.life++
 	n.orders++
 	n.session = api.ID{0x55, n.id[0], byte(n.life >> 8), byte(n.life)}

@@ -217,8 +217,8 @@ func (z *meta) Msgsize() (s int) {
 func (z *moveRecord) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	// check for omitted fields
-	zb0001Len := uint32(19)
-	var zb0001Mask uint32 /* 19 bits */
+	zb0001Len := uint32(20)
+	var zb0001Mask uint32 /* 20 bits */
 	_ = zb0001Mask
 	if z.In == false {
 		zb0001Len--
@@ -279,6 +279,10 @@ func (z *moveRecord) MarshalMsg(b []byte) (o []byte, err error) {
 	if z.GiveUp == false {
 		zb0001Len--
 		zb0001Mask |= 0x40000
+	}
+	if z.Left == false {
+		zb0001Len--
+		zb0001Mask |= 0x80000
 	}
 	// variable map header, size zb0001Len
 	o = msgp.AppendMapHeader(o, zb0001Len)
@@ -387,6 +391,11 @@ func (z *moveRecord) MarshalMsg(b []byte) (o []byte, err error) {
 			// string "give_up"
 			o = append(o, 0xa7, 0x67, 0x69, 0x76, 0x65, 0x5f, 0x75, 0x70)
 			o = msgp.AppendBool(o, z.GiveUp)
+		}
+		if (zb0001Mask & 0x80000) == 0 { // if not omitted
+			// string "left"
+			o = append(o, 0xa4, 0x6c, 0x65, 0x66, 0x74)
+			o = msgp.AppendBool(o, z.Left)
 		}
 	}
 	return
@@ -524,6 +533,12 @@ func (z *moveRecord) UnmarshalMsg(bts []byte) (o []byte, err error) {
 				err = msgp.WrapError(err, "GiveUp")
 				return
 			}
+		case "left":
+			z.Left, bts, err = msgp.ReadBoolBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Left")
+				return
+			}
 		default:
 			bts, err = msgp.Skip(bts)
 			if err != nil {
@@ -538,7 +553,7 @@ func (z *moveRecord) UnmarshalMsg(bts []byte) (o []byte, err error) {
 
 // Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
 func (z *moveRecord) Msgsize() (s int) {
-	s = 3 + 3 + z.ID.Msgsize() + 3 + msgp.BoolSize + 5 + z.Mode.Msgsize() + 6 + z.Phase.Msgsize() + 6 + z.Epoch.Msgsize() + 8 + msgp.Int32Size + 6 + msgp.Int32Size + 5 + msgp.BoolSize + 5 + msgp.BoolSize + 7 + msgp.BoolSize + 8 + msgp.StringPrefixSize + len(z.Message) + 5 + msgp.BoolSize + 5 + msgp.BoolSize + 6 + msgp.BoolSize + 7 + msgp.BoolSize + 5 + msgp.BoolSize + 9 + msgp.BoolSize + 6 + msgp.BoolSize + 8 + msgp.BoolSize
+	s = 3 + 3 + z.ID.Msgsize() + 3 + msgp.BoolSize + 5 + z.Mode.Msgsize() + 6 + z.Phase.Msgsize() + 6 + z.Epoch.Msgsize() + 8 + msgp.Int32Size + 6 + msgp.Int32Size + 5 + msgp.BoolSize + 5 + msgp.BoolSize + 7 + msgp.BoolSize + 8 + msgp.StringPrefixSize + len(z.Message) + 5 + msgp.BoolSize + 5 + msgp.BoolSize + 6 + msgp.BoolSize + 7 + msgp.BoolSize + 5 + msgp.BoolSize + 9 + msgp.BoolSize + 6 + msgp.BoolSize + 8 + msgp.BoolSize + 5 + msgp.BoolSize
 	return
 }
 

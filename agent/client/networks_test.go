@@ -91,9 +91,9 @@ func TestTheNetworkOfAGuestThatIsToComeInStays(t *testing.T) {
 		must.NoError(t, err)
 		o := &api.Order{VMID: vm1, Epoch: 2, Spec: &api.VMSpec{}}
 		withNetwork("a")(o)
-		must.True(t, b.c.giveMove(&api.MoveOrder{
+		b.c.give(&api.OrderBatch{Moves: []*api.MoveOrder{{
 			Migration: &api.Migration{ID: api.ID{7}, VMID: vm1, From: api.ID{0xbb}, To: node1, Epoch: 1, Mode: api.MigrateLive, Phase: api.MigrationProposed}, VM: o,
-		}))
+		}}}, 0)
 		b.rest()
 		must.NoError(t, b.c.pruneNetworks())
 		b.bridges("a")

@@ -121,12 +121,14 @@ func (c *Client) apply(b *api.OrderBatch, first bool, term uint64) error {
 	if first && !b.Full {
 		return api.Errorf(api.CodeStale, "the stream of orders did not begin with a full batch")
 	}
-	if restored || first || len(b.Orders)+len(b.Moves)+len(b.Volumes)+len(b.Images) > 0 {
+	if restored || first || len(b.Volumes)+len(b.Images) > 0 {
 		err := c.journal.putMeta(m)
 		c.journalError(err)
 		if err != nil {
 			return err
 		}
+	} else if len(b.Orders)+len(b.Moves) > 0 {
+		c.journal.note(m) // it goes with what the VMs write, before they act
 	}
 	if restored || b.Recovery && !c.recovery.Load() {
 		// Grants of a lost future count no more, until they are given again.
@@ -144,8 +146,13 @@ func (c *Client) apply(b *api.OrderBatch, first bool, term uint64) error {
 	}
 	c.recovery.Store(false)
 	held := c.hold.Swap(false)
-	c.giveMoves(b) // first: a guest that is under way is not to be touched
-	c.give(b, term)
+	if !c.give(b, term) {
+		err := c.journal.settle()
+		c.journalError(err)
+		if err != nil {
+			return err
+		}
+	}
 	if held {
 		c.broadcast(event{kind: evTick})
 	}
@@ -156,9 +163,25 @@ func (c *Client) apply(b *api.OrderBatch, first bool, term uint64) error {
 	return nil
 }
 
-// give hands the orders to their VMs: of one VM the tombstone first, so that a
-// newer grant does not begin beside an old copy.
-func (c *Client) give(b *api.OrderBatch, term uint64) {
+// give hands its moves and orders to each VM, at once: they are written together. Of
+// one VM its part in a migration comes first, since a guest that is under way is not to
+// be touched, and then the tombstone, so that a newer grant does not begin beside an old
+// copy. It reports whether there was anything to hand out.
+func (c *Client) give(b *api.OrderBatch, term uint64) bool {
+	var ids []api.ID
+	moves, events := map[api.ID][]*api.MoveOrder{}, map[api.ID][]event{}
+	add := func(id api.ID, ev event) {
+		if events[id] == nil {
+			ids = append(ids, id)
+		}
+		events[id] = append(events[id], ev)
+	}
+	for _, o := range b.Moves {
+		if c.moveFor(o) {
+			moves[o.Migration.VMID] = append(moves[o.Migration.VMID], o)
+			add(o.Migration.VMID, c.moveEvent(o))
+		}
+	}
 	orders := slices.Clone(b.Orders)
 	slices.SortStableFunc(orders, func(x, y *api.Order) int {
 		switch {
@@ -170,11 +193,19 @@ func (c *Client) give(b *api.OrderBatch, term uint64) {
 		return 1
 	})
 	for _, o := range orders {
-		ev := event{kind: evOrder, order: o, generation: b.Generation, term: term}
-		for !c.vm(o.VMID).post(ev) { // forgotten just now: made anew
+		add(o.VMID, event{kind: evOrder, order: o, generation: b.Generation, term: term})
+	}
+	for _, id := range ids {
+		for given := false; !given; { // forgotten just now: made anew
 			if c.ctx.Err() != nil {
-				return
+				return true
 			}
+			v := c.vm(id)
+			for _, o := range moves[id] {
+				v.part.give(o)
+			}
+			given = v.post(events[id]...)
 		}
 	}
+	return len(ids) > 0
 }

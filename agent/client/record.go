@@ -95,6 +95,9 @@ type moveRecord struct {
 	Clean    bool `msg:"clean,omitempty"`
 	// GiveUp: destination: the servers order the end of what is not whole.
 	GiveUp bool `msg:"give_up,omitempty"`
+	// Left: source: it was proved that the guest has left and that its process has
+	// ended, before the call that sent it came back.
+	Left bool `msg:"left,omitempty"`
 }
 
 // IsZero reports whether the VM has no part in a migration.

@@ -81,9 +81,17 @@ func (v *vm) run() {
 		if ev.kind == evSeen && ev.seq != v.seq && ev.dom.kind != domUnknown { // the list is older than what was done since
 			ev = event{kind: evLook}
 		}
+		taken := []event{ev}
 		next, out := step(v.m, ev, v.c.env())
+		if ev.kind == evMove && out == (output{wake: out.wake}) && len(v.queue) > 0 && v.queue[0].kind == evOrder {
+			// Nothing is done for the one, and the other is here: a guest may wait for both.
+			ev = v.queue[0]
+			v.queue = v.queue[1:]
+			taken = append(taken, ev)
+			next, out = step(next, ev, v.c.env())
+		}
 		if !v.commit(next, ev, out) {
-			v.queue = append([]event{ev}, v.queue...)
+			v.queue = append(taken, v.queue...)
 			v.active = false
 			v.arm(api.TimeOf(time.Now().Add(journalRetry)))
 			v.mu.Unlock()
@@ -105,6 +113,9 @@ func (v *vm) run() {
 				v.mu.Unlock()
 			}
 			continue
+		}
+		if out.op == opResume {
+			v.part.resuming()
 		}
 		done := v.perform(out.op, next)
 		v.mu.Lock()
@@ -137,13 +148,16 @@ func (v *vm) commit(next machine, ev event, out output) bool {
 	case out.verdict == orderKnown && !ev.order.Stop && !v.c.journal.holds(ev.order):
 		order, accepted = ev.order, true // what goes with it changed: a network, where an image is
 	}
+	var err error
 	if accepted || (next.Epoch != 0 || next.Move != v.m.Move) && next.durable() != v.m.durable() {
-		err := v.c.journal.putVM(next.record, order)
+		err = v.c.journal.putVM(next.record, order)
 		v.c.journalError(err)
-		if err != nil {
-			v.c.log.Error("the journal was not written: nothing is done for this VM", "vm", v.id, "error", err)
-			return false
-		}
+	} else {
+		err = v.c.journal.settle()
+	}
+	if err != nil {
+		v.c.log.Error("the journal was not written: nothing is done for this VM", "vm", v.id, "error", err)
+		return false
 	}
 	if v.m.hold.epoch != next.hold.epoch || v.m.Alive != next.Alive {
 		poke(v.c.guard.changed)

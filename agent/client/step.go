@@ -89,6 +89,7 @@ const (
 	evForget                     // the region was restored: grants need confirmation
 	evMove                       // the servers say how far a migration is
 	evMoveKnown                  // the servers know that nothing of a migration is left here
+	evGone                       // the guest that is being sent has left, and its process has ended
 	evGuard                      // the guard says what it holds
 	evUnarmed                    // the servers know that the VM is not to be counted as armed
 )
@@ -207,6 +208,8 @@ func step(m machine, ev event, e env) (machine, output) {
 		if m.Move.ID == ev.move.id && m.Move.Clean {
 			m.LastMove, m.Move = m.Move.ID, moveRecord{}
 		}
+	case evGone:
+		m.left(e)
 	case evGuard:
 		m.guardSays(ev)
 	case evUnarmed:

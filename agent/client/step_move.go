@@ -59,7 +59,7 @@ func (m *machine) absorbMove(o *moveOrder, out *output) {
 	m.moving, m.comesGuarded = true, o.guarded
 	v.Phase, v.Attempt, v.Kill, v.GiveUp = o.phase, o.attempt, o.kill, o.giveUp
 	if m.busy == opMoveOut || m.busy == opMovePull {
-		out.cancel = v.Phase != api.MigrationCopying && v.Phase != api.MigrationSwitched
+		out.cancel = v.Phase != api.MigrationCopying && v.Phase != api.MigrationSwitched && !v.Left
 	}
 }
 
@@ -161,7 +161,7 @@ func (m *machine) decideOut(e env, out *output) (op, bool) {
 // beginOut begins an attempt, at most once.
 func (m *machine) beginOut(e env, out *output) (op, bool) {
 	v := &m.Move
-	v.Begun, v.Over, v.Failed, v.Message, v.Attested = v.Attempt, false, false, "", false
+	v.Begun, v.Over, v.Failed, v.Message, v.Attested, v.Left = v.Attempt, false, false, "", false, false
 	if v.Mode == api.MigrateCold {
 		v.Over = true
 		if m.Alive {
@@ -371,13 +371,26 @@ func (m *machine) finishMove(ev event, e env) {
 	}
 }
 
+// left takes in that the guest which is being sent has left: it is proved that
+// nothing of it runs here. The hypervisor still tidies up, so nothing else is begun
+// before the call for it has come back; but the guest stands still, and what it waits
+// for is that the servers know.
+func (m *machine) left(e env) {
+	if m.busy != opMoveOut || !m.Alive {
+		return
+	}
+	m.look, m.hint = false, ""
+	m.ended("migrated", "", e)
+	m.Move.Left, m.Move.Attested = true, true
+}
+
 // seenMove follows what a look at the domain says of a move.
 func (m *machine) seenMove() {
 	v := &m.Move
 	if v.IsZero() || !m.Alive {
 		return
 	}
-	v.Attested = false
+	v.Attested, v.Left = false, false
 	if m.arriving() {
 		v.Seen = true
 	}
@@ -408,6 +421,8 @@ func (m *machine) moveReport(boot string) (api.MoveReport, bool) {
 func (m *machine) stateOut() api.EndState {
 	v := &m.Move
 	switch {
+	case v.Left && !m.Alive: // what the call for it says, and a look at what is being tidied up, take nothing back
+		return api.EndAbsent
 	case m.busy == opMoveOut || v.Begun > 0 && !v.Over:
 		return api.EndCopying
 	case m.dom.kind == domUnknown || m.dom.kind == domUnseen || m.look:

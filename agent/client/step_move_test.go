@@ -6,6 +6,7 @@ import (
 
 	"github.com/shoenig/test/must"
 
+	"github.com/novacron/novacron/agent/hypervisor"
 	"github.com/novacron/novacron/api"
 )
 
@@ -67,4 +68,63 @@ func TestASourceThatIsGrantedTheVMAgainStartsIt(t *testing.T) {
 	again := runOrder()
 	again.Epoch, again.Index = 3, 12
 	must.Eq(t, opPrepare, s.order(again))
+}
+
+// left brings a running guest to the point at which it has left, and the call that
+// sent it has not come back.
+func left(t *testing.T) *script {
+	t.Helper()
+	s := running(t)
+	must.Eq(t, opNone, s.move(api.MigrationPrepared, 0))
+	must.Eq(t, opMoveOut, s.move(api.MigrationCopying, 1))
+	must.Eq(t, opNone, s.do(event{kind: evGone}))
+	return s
+}
+
+// told is the state that the source reports.
+func (s *script) told() api.EndState {
+	r, _ := s.m.moveReport("boot")
+	return r.State
+}
+
+// That a guest has left is told at once, and stands whatever the call that sent it
+// says later: the commit may be made of it.
+func TestASourceWhoseGuestHasLeftTellsItAtOnce(t *testing.T) {
+	for _, res := range []result{resOK, resFailed, resUnknown} {
+		s := left(t)
+		must.Eq(t, api.EndAbsent, s.told())
+		must.False(t, s.m.Alive)
+		must.True(t, s.m.durable().Move.Left, must.Sprint("it is in the journal"))
+		out := s.out
+		must.Eq(t, opNone, s.move(api.MigrationCommitted, 1))
+		must.False(t, out.cancel || s.out.cancel, must.Sprint("there is nothing to end any more"))
+		stop := runOrder()
+		stop.Stop, stop.Index = true, 11
+		must.Eq(t, opNone, s.order(stop), must.Sprint("the hypervisor still tidies up"))
+		must.Eq(t, api.EndAbsent, s.told())
+		o := s.done(res)
+		must.Eq(t, api.EndAbsent, s.told())
+		if res != resUnknown {
+			must.Eq(t, opInspect, o)
+		}
+		must.Eq(t, opAttest, s.see(dom{kind: domAbsent}), must.Sprint("the order to stop is attested in its own right"))
+		must.Eq(t, api.EndAbsent, s.told())
+	}
+}
+
+// A word of an end that nobody waits for means nothing.
+func TestAGuestLeavesOnlyWhileItIsSent(t *testing.T) {
+	s := running(t)
+	must.Eq(t, opNone, s.do(event{kind: evGone}))
+	must.True(t, s.m.Alive)
+	s = sent(t)
+	must.Eq(t, opNone, s.do(event{kind: evGone}))
+	must.False(t, s.m.Move.Left)
+}
+
+func TestANewAttemptHasNotLeft(t *testing.T) {
+	s := left(t)
+	must.Eq(t, opInspect, s.done(resFailed))
+	s.see(dom{kind: domPaused, reason: hypervisor.ReasonMigrating, epoch: 1}) // it cannot be, and counts all the same
+	must.Eq(t, api.EndSwitched, s.told())
 }

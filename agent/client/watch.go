@@ -169,6 +169,9 @@ func (c *Client) hypervisorEvent(e hypervisor.Event) {
 	v.mu.Lock()
 	kind, busy, arriving := v.m.dom.kind, v.m.busy, v.m.arriving()
 	v.mu.Unlock()
+	if busy == opMoveOut {
+		v.part.sending(e.Kind)
+	}
 	ev := event{kind: evLook}
 	if arriving {
 		v.post(ev) // every event may say that it is complete

@@ -55,6 +55,12 @@ type Move struct {
 	// AutoConverge throttles the guest's CPUs when it writes faster than can be
 	// sent.
 	AutoConverge bool
+	// Gone, unless it is nil, is called at most once, before Move returns, as soon as
+	// it is proven that the guest was handed over and that nothing of it runs here,
+	// nor ever will. The hypervisor may still be tidying up after it, and may answer
+	// questions about the domain only after that. Whatever Move then returns takes
+	// nothing of it back. A driver that cannot tell does not call it.
+	Gone func()
 }
 
 // MoveStats is a sample of a move that is under way. Bytes are as libvirt

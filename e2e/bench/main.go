@@ -1,7 +1,7 @@
 // Command bench measures NovaCron beside a limit or a peer in the same run: the
 // Apply path beside bare Raft, failover beside a graceful transfer, placements,
-// the memory of an agent, a migration's tunnel beside a bare copy, and the start
-// of a VM beside virsh.
+// the memory of an agent, a migration's tunnel beside a bare copy, the start of a
+// VM beside virsh, and the cutover of a migration beside a write and a bare resume.
 //
 // Promises: every figure is measured in this run; pairs alternate (A B A B) and
 // medians are shown; the settings and the load of the machine stand beside them.
@@ -73,6 +73,7 @@ var sections = []section{
 	{"rss", "Memory of an agent", benchRSS},
 	{"tunnel", "A migration's tunnel beside a copy over loopback", benchTunnel},
 	{"start", "Start of a VM beside virsh create of the same XML", benchStart},
+	{"cutover", "What the commit adds to a move's downtime, beside a write and a bare resume", benchCutover},
 }
 
 func main() {

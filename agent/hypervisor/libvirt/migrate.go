@@ -62,6 +62,8 @@ func (d *Driver) Move(ctx context.Context, id api.ID, m *hypervisor.Move) error 
 	defer cn.bye()
 	unhook := context.AfterFunc(d.ctx, cn.close)
 	defer unhook()
+	stopped := d.leaving(id, m.Gone)
+	defer stopped()
 	return d.outcome(ctx, id, d.perform(ctx, cn, p))
 }
 
