@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -20,6 +21,12 @@ func TestEveryCommandHasHelpAndExamples(t *testing.T) {
 		out := c.ok(append(strings.Fields(s.name), "-help")...)
 		must.StrContains(t, out, "Usage: novacron "+s.name)
 		must.StrContains(t, out, "Examples:")
+		must.StrNotContains(t, out, "default -1", must.Sprint(s.name))
+		words := strings.Fields(s.name)
+		for i := 1; i < len(words); i++ { // what has verbs says what it is
+			noun := strings.Join(words[:i], " ")
+			must.True(t, slices.ContainsFunc(nouns, func(n nounSpec) bool { return n.name == noun }), must.Sprint(noun))
+		}
 		must.False(t, strings.HasSuffix(s.synopsis, "."), must.Sprint(s.name))
 		for _, e := range s.examples {
 			must.StrContains(t, e, "novacron "+s.name, must.Sprintf("an example of %s", s.name))

@@ -66,7 +66,7 @@ func (f *flags) describe(b *strings.Builder, title string, names []string) {
 		if value != "" && !isBool(fl) {
 			head += "=" + strings.ToUpper(value)
 		}
-		if d := fl.DefValue; d != "" && d != "false" && d != "0" && d != "0s" {
+		if d := fl.DefValue; d != "" && d != "false" && d != "0" && d != "0s" && d != "-1" { // -1 stands for "not given"
 			text += " (default " + d + ")"
 		}
 		fmt.Fprintf(b, "  %-24s %s\n", head, text)
