@@ -337,28 +337,29 @@ func (n *simNode) send(m machine) {
 func (n *simNode) handedOver(j *simJob) {
 	n.job = nil
 	n.d = dom{kind: domAbsent, exit: "migrated"}
-	if n.w.rng.IntN(3) == 0 {
+	if n.w.tidy.IntN(3) == 0 {
 		n.ended(j, resOK, "")
 		return
 	}
-	living := func(f func()) func() {
-		return func() {
+	soon := func(within api.Time, f func()) {
+		n.w.at(api.Time(n.w.tidy.Int64N(int64(within))), func() {
 			if n.up && n.life == j.life {
 				f()
 			}
-		}
+		})
 	}
-	n.w.after(living(func() { n.step(event{kind: evGone}) }))
-	n.w.at(api.Time(n.w.rng.Int64N(int64(2*second))), living(func() {
+	chance := func() bool { return !n.w.calm && n.w.tidy.IntN(5) == 0 }
+	soon(second/3, func() { n.step(event{kind: evGone}) })
+	soon(2*second, func() {
 		switch {
-		case n.w.chance(5):
+		case chance():
 			n.ended(j, resUnknown, "libvirtd was restarted")
-		case n.w.chance(5):
+		case chance():
 			n.ended(j, resFailed, "the link was cut")
 		default:
 			n.ended(j, resOK, "")
 		}
-	}))
+	})
 }
 
 // cut ends a copy before its end, as stock libvirt does: the source goes on, also

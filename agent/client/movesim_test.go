@@ -34,6 +34,7 @@ const second = api.Time(time.Second)
 type moveWorld struct {
 	seed   uint64
 	rng    *rand.Rand
+	tidy   *rand.Rand // for how a hypervisor ends a move; of its own, so that the other draws stay
 	now    api.Time
 	events simHeap
 	count  uint64
@@ -347,7 +348,7 @@ func (w *moveWorld) cancel() {
 }
 
 func newMoveWorld(seed uint64, show bool) *moveWorld {
-	w := &moveWorld{seed: seed, rng: rand.New(rand.NewPCG(seed, 1)), show: show, f: fsm.New(fsm.Config{}), now: 1000 * second, truth: truth{fresh: true, over: true}}
+	w := &moveWorld{seed: seed, rng: rand.New(rand.NewPCG(seed, 1)), tidy: rand.New(rand.NewPCG(seed, 2)), show: show, f: fsm.New(fsm.Config{}), now: 1000 * second, truth: truth{fresh: true, over: true}}
 	for i := range w.nodes {
 		w.nodes[i] = &simNode{w: w, name: string(rune('a' + i)), id: api.ID{0xa0 + byte(i)}, boot: "boot", d: dom{kind: domAbsent}, record: record{ID: vm1}}
 	}
