@@ -25,6 +25,9 @@ func (m *machine) absorb(o *api.Order, generation uint64) verdict {
 	if fresh { // what was counted before this node held it is not for this node
 		m.DoneReboots, m.DoneResets = o.Reboots, o.Resets
 	}
+	if granted && !m.Alive { // what the servers believed was of the epoch before
+		m.Told = false
+	}
 	started := granted || o.Starts > m.Starts || m.Desired == api.PowerStopped && o.Desired != api.PowerStopped
 	repaired := o.SpecVersion > m.SpecVersion && m.State == api.StateFailed
 	if started || repaired {
