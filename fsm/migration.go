@@ -353,9 +353,10 @@ func sideOf(s *State, vm, node api.ID, e api.MigrationEnd) side {
 	return out
 }
 
-// sharesDisk reports whether a VM has a disk that several nodes reach.
+// sharesDisk reports whether a VM that may be restarted elsewhere has a disk that
+// several nodes reach.
 func sharesDisk(s *State, vm *api.VM) bool {
-	if vm == nil {
+	if vm == nil || vm.Spec.HA.Policy != api.HARestart { // another waits for its node
 		return false
 	}
 	return slices.ContainsFunc(s.DiskVolumes(vm), func(v *api.Volume) bool { return v != nil && v.NodeID.IsZero() })

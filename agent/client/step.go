@@ -438,18 +438,6 @@ func (m *machine) exists(ev event, e env) {
 	m.Reason, m.Message = reasonProcess, ev.message
 }
 
-// fulfil ends a tombstone: the VM is absent at its epoch.
-func (m *machine) fulfil() {
-	m.Tomb, m.TombForce = 0, false
-	switch {
-	case m.Alive: // what runs here is newer
-	case m.Revoked:
-		m.State, m.Reason, m.Message, m.Told = api.StateAbsent, "", "", false
-	default:
-		m.State, m.Reason = api.StatePending, ""
-	}
-}
-
 // The times of the runner.
 const (
 	defaultStopTimeout = 60 * time.Second

@@ -88,3 +88,15 @@ func older(gen uint64, idx api.Index, thanGen uint64, thanIdx api.Index) bool {
 	}
 	return gen < thanGen || gen == thanGen && idx < thanIdx
 }
+
+// fulfil ends a tombstone: the VM is absent at its epoch.
+func (m *machine) fulfil() {
+	m.Tomb, m.TombForce = 0, false
+	switch {
+	case m.Alive: // what runs here is newer
+	case m.Revoked:
+		m.State, m.Reason, m.Message, m.Told = api.StateAbsent, "", "", false
+	default:
+		m.State, m.Reason = api.StatePending, ""
+	}
+}
