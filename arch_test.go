@@ -33,6 +33,7 @@ var floors = map[string][]string{
 	"fsm/event":                    {"api"},
 	"cluster/acl":                  {"api"},
 	"cluster/lease":                {"api", "api/mutant", "fsm"},
+	"cluster/moves":                {"api", "fsm", "scheduler"},
 	"cluster/peer":                 {"api"},
 	"cluster/keyring":              {"api"},
 	"cluster/rpc":                  {"api", "cluster/acl"},
@@ -56,7 +57,7 @@ var floors = map[string][]string{
 
 	"fsm":       {"api", "api/mutant", "fsm/event"},
 	"scheduler": {"api", "fsm"},
-	"cluster":   {"api", "api/boottime", "api/netconfig", "fsm", "fsm/event", "scheduler", "cluster/acl", "cluster/keyring", "cluster/lease", "cluster/peer", "cluster/rpc"},
+	"cluster":   {"api", "api/boottime", "api/netconfig", "fsm", "fsm/event", "scheduler", "cluster/acl", "cluster/keyring", "cluster/lease", "cluster/moves", "cluster/peer", "cluster/rpc"},
 
 	"agent/client": {"api", "api/boottime", "api/faultpoint", "api/mutant", "cluster/rpc", "cluster/acl", "agent/*"},
 	"agent/http":   {"api", "api/netconfig"},

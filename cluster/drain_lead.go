@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/go-metrics/compat"
 
 	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/cluster/moves"
 	"github.com/novacron/novacron/cluster/rpc"
 	"github.com/novacron/novacron/fsm"
 )
@@ -139,7 +140,7 @@ func (s *Server) drainItems(st *fsm.State, n *api.Node) []api.DrainItem {
 		return nil
 	}
 	items := planDrain(st, n, s.cfg.Now()).items
-	var plan *movePlan
+	var plan *moves.Plan
 	for i := range items {
 		it := &items[i]
 		if it.State != api.DrainQueued && it.State != api.DrainMoving || it.Migration.IsZero() {

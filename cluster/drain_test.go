@@ -9,6 +9,7 @@ import (
 	"github.com/shoenig/test/must"
 
 	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/cluster/moves"
 	"github.com/novacron/novacron/fsm"
 )
 
@@ -98,11 +99,11 @@ func TestADrainMovesEachVMByItsPolicy(t *testing.T) {
 			busy := 0
 			for m := range w.fsm.State().MigrationsFrom(a) {
 				must.Eq(t, api.CauseDrain, m.Cause)
-				if loads(m) {
+				if moves.Loads(m) {
 					busy++
 				}
 			}
-			must.Eq(t, moveCapNode, busy, must.Sprint("parallel within the caps"))
+			must.Eq(t, moves.CapNode, busy, must.Sprint("parallel within the caps"))
 			must.True(t, w.fsm.State().Node(a).Drain.Active())
 			w.obey(40)
 		})

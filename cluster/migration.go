@@ -9,6 +9,7 @@ import (
 
 	"github.com/novacron/novacron/api"
 	"github.com/novacron/novacron/cluster/acl"
+	"github.com/novacron/novacron/cluster/moves"
 	"github.com/novacron/novacron/cluster/rpc"
 	"github.com/novacron/novacron/fsm"
 	"github.com/novacron/novacron/scheduler"
@@ -109,7 +110,7 @@ func modeOf(vm *api.VM) api.MigrationMode {
 // not the one that was named, could ever take the VM as things are. What lacks
 // room or readiness only waits in the queue.
 func (s *Server) moveRefused(st *fsm.State, vm *api.VM, m *api.Migration) (*api.Explanation, error) {
-	x := s.sched.move(moveQuestion(st, vm, m, nil))
+	x := s.sched.move(moves.Question(st, vm, m, nil))
 	if !x.Chosen.IsZero() {
 		return x, nil
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/shoenig/test/must"
 
 	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/cluster/moves"
 )
 
 // copied runs f, in a bubble, with a move x from a to b that is played until it is
@@ -34,7 +35,7 @@ func TestADestinationThatNeverBecomesWhole(t *testing.T) {
 		w.say(x, b, api.EndCopying)
 		w.say(x, a, api.EndAbsent)
 		w.is(x, api.MigrationSwitched)
-		time.Sleep(moveDangling - 2*time.Second)
+		time.Sleep(moves.DanglingWait - 2*time.Second)
 		w.is(x, api.MigrationSwitched)
 		time.Sleep(4 * time.Second)
 		m := w.is(x, api.MigrationAborting)
@@ -59,13 +60,13 @@ func TestAGuestThatDoesNotGoOnAfterItsCutover(t *testing.T) {
 		w.say(x, a, api.EndAbsent)
 		w.is(x, api.MigrationCommitted)
 		w.tell(b, api.MoveReport{Migration: x, State: api.EndComplete, Attempt: 1, Message: "resume: no"})
-		time.Sleep(moveUnresumed - 2*time.Second)
+		time.Sleep(moves.UnresumedWait - 2*time.Second)
 		must.False(t, w.moves.alarmed[x])
 		time.Sleep(4 * time.Second)
 		must.True(t, w.moves.alarmed[x])
-		must.Len(t, 1, w.moves.plan().unresumed)
+		must.Len(t, 1, w.moves.plan().Unresumed)
 		w.tell(b, api.MoveReport{Migration: x, State: api.EndRunning, Attempt: 1, Clean: true})
-		must.SliceEmpty(t, w.moves.plan().unresumed)
+		must.SliceEmpty(t, w.moves.plan().Unresumed)
 		w.is(x, api.MigrationCommitted)
 	})
 }

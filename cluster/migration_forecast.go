@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/cluster/moves"
 	"github.com/novacron/novacron/fsm"
 )
 
@@ -30,7 +31,7 @@ func (s *Server) forecastMove(ctx context.Context, st *fsm.State, vm *api.VM, p 
 	if err := fsm.Movable(vm, p, m.Mode); err != nil {
 		return nil, err
 	}
-	x := s.sched.move(moveQuestion(st, vm, m, nil))
+	x := s.sched.move(moves.Question(st, vm, m, nil))
 	out := &api.MigrationCreated{WriteMeta: api.WriteMeta{Index: max(st.Index(), 1)}, Migration: m, Explanation: x}
 	m.ID, m.Secret = api.ID{}, api.ID{}
 	m.Namespace, m.VMName, m.From, m.To, m.ToNode = vm.Namespace, vm.Name, p.NodeID, x.Chosen, x.Node

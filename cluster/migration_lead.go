@@ -10,13 +10,19 @@ import (
 	"github.com/hashicorp/go-metrics/compat"
 
 	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/cluster/moves"
 	"github.com/novacron/novacron/fsm"
 	"github.com/novacron/novacron/scheduler"
 )
 
+const (
+	moveTick        = time.Second
+	moveQueueBreath = 20 * time.Millisecond // between two looks at a queue in which nobody fits
+)
+
 // moveLoop is the duty of the leader that brings migrations forward: it admits
 // them from the queue, lets copies begin and ends what takes too long. It is
-// level-triggered: planMoves looks at the newest state, and a new leader begins
+// level-triggered: it looks at the newest state, and a new leader begins
 // with all that is there.
 type moveLoop struct {
 	fsm    *fsm.FSM
@@ -139,8 +145,8 @@ func (l *moveLoop) ids() (*fsm.State, []api.ID) {
 	return st, out
 }
 
-// planNow is planMoves for a server that leads or does not, for explanations.
-func (l *moveLoop) planNow(st *fsm.State) *movePlan {
+// planNow is the plan of a server that leads or does not, for explanations.
+func (l *moveLoop) planNow(st *fsm.State) *moves.Plan {
 	l.mu.Lock()
 	leads := l.leads
 	l.mu.Unlock()
@@ -154,32 +160,32 @@ func (l *moveLoop) planNow(st *fsm.State) *movePlan {
 			}
 		}
 	}
-	plan := planMoves(st, ids, l.now())
+	plan := moves.Look(st, ids, l.now())
 	return &plan
 }
 
 // pass does what is due. It reports whether somebody waits though there is room.
 func (l *moveLoop) pass(ctx context.Context) (stuck bool, err error) {
 	plan := l.plan()
-	l.alarm(plan.late, "a migration is stuck: it is neither done nor aborted")
-	l.alarm(plan.unresumed, "a migration is stuck: its guest has not gone on at its new owner")
-	for _, s := range plan.steps {
+	l.alarm(plan.Late, "a migration is stuck: it is neither done nor aborted")
+	l.alarm(plan.Unresumed, "a migration is stuck: its guest has not gone on at its new owner")
+	for _, s := range plan.Steps {
 		if _, err := l.commit(ctx, s); err != nil {
 			return false, err
 		}
 	}
-	if len(plan.steps) > 0 {
+	if len(plan.Steps) > 0 {
 		plan = l.plan()
 	}
 	refused := map[api.ID]bool{}
-	for len(plan.queue) > 0 && plan.free > 0 && !l.held() && ctx.Err() == nil {
+	for len(plan.Queue) > 0 && plan.Free > 0 && !l.held() && ctx.Err() == nil {
 		admitted := false
-		for _, m := range plan.queue {
+		for _, m := range plan.Queue {
 			if refused[m.ID] {
 				continue
 			}
 			refused[m.ID] = true // or admitted
-			if admitted, err = l.admit(ctx, m, plan.busy); err != nil {
+			if admitted, err = l.admit(ctx, m, plan.Busy); err != nil {
 				return false, err
 			}
 			if admitted {
@@ -194,19 +200,19 @@ func (l *moveLoop) pass(ctx context.Context) (stuck bool, err error) {
 	return false, nil
 }
 
-func (l *moveLoop) plan() movePlan {
+func (l *moveLoop) plan() moves.Plan {
 	st, ids := l.ids()
 	if st.Recovery() != nil {
-		return movePlan{}
+		return moves.Plan{}
 	}
-	plan := planMoves(st, ids, l.now())
+	plan := moves.Look(st, ids, l.now())
 	l.mu.Lock()
-	l.queue = plan.waiting > 0
+	l.queue = plan.Waiting > 0
 	l.mu.Unlock()
-	metrics.SetGauge([]string{"migration", "queued"}, float32(plan.waiting))
-	metrics.SetGauge([]string{"migration", "active"}, float32(plan.active))
-	metrics.SetGauge([]string{"migration", "indeterminate"}, float32(len(plan.late)))
-	metrics.SetGauge([]string{"migration", "unresumed"}, float32(len(plan.unresumed)))
+	metrics.SetGauge([]string{"migration", "queued"}, float32(plan.Waiting))
+	metrics.SetGauge([]string{"migration", "active"}, float32(plan.Active))
+	metrics.SetGauge([]string{"migration", "indeterminate"}, float32(len(plan.Late)))
+	metrics.SetGauge([]string{"migration", "unresumed"}, float32(len(plan.Unresumed)))
 	return plan
 }
 
@@ -217,25 +223,11 @@ func (l *moveLoop) admit(ctx context.Context, m *api.Migration, busy map[api.ID]
 	if vm == nil {
 		return false, nil
 	}
-	x := l.choose(moveQuestion(st, vm, m, busy))
+	x := l.choose(moves.Question(st, vm, m, busy))
 	if x == nil || x.Chosen.IsZero() {
 		return false, nil
 	}
-	return l.commit(ctx, &fsm.MigrationStep{
-		ID: m.ID, Phase: m.Phase, Next: api.MigrationProposed, To: x.Chosen, Deadline: api.TimeOf(l.now().Add(timeoutOf(m))),
-	})
-}
-
-// moveQuestion is the question to the scheduler for a migration.
-func moveQuestion(st *fsm.State, vm *api.VM, m *api.Migration, busy map[api.ID]string) scheduler.Move {
-	q := scheduler.Move{VM: vm, Cold: m.Mode == api.MigrateCold, Busy: busy}
-	if p := st.Placement(vm.ID); p != nil {
-		q.Leaving = drained(st, p.NodeID)
-	}
-	if m.Pinned {
-		q.To = m.To
-	}
-	return q
+	return l.commit(ctx, moves.Admission(m, x.Chosen, l.now()))
 }
 
 // commit proposes a step. A refusal means that something was overtaken: the next

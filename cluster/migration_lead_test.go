@@ -12,6 +12,7 @@ import (
 	"github.com/shoenig/test/must"
 
 	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/cluster/moves"
 	"github.com/novacron/novacron/fsm"
 )
 
@@ -198,7 +199,7 @@ func TestMovesAreAdmittedInOrderWithinTheCaps(t *testing.T) {
 		}
 		active := func() (out []api.ID) {
 			for m := range w.fsm.State().Migrations() {
-				if loads(m) {
+				if moves.Loads(m) {
 					out = append(out, m.ID)
 				}
 			}

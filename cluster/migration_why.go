@@ -5,18 +5,19 @@ import (
 	"time"
 
 	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/cluster/moves"
 	"github.com/novacron/novacron/fsm"
 )
 
 // moveReasons says in words what a migration waits for, or how it ended.
 func (s *Server) moveReasons(st *fsm.State, m *api.Migration) []string {
-	var plan *movePlan
+	var plan *moves.Plan
 	return s.moveReasonsIn(st, m, &plan)
 }
 
 // moveReasonsIn is moveReasons for several migrations of one state: the plan is
 // made when it is first needed.
-func (s *Server) moveReasonsIn(st *fsm.State, m *api.Migration, plan **movePlan) []string {
+func (s *Server) moveReasonsIn(st *fsm.State, m *api.Migration, plan **moves.Plan) []string {
 	w := whyMove{st: st, m: m, now: s.cfg.Now()}
 	switch m.Phase {
 	case api.MigrationQueued:
@@ -37,7 +38,7 @@ func (s *Server) moveReasonsIn(st *fsm.State, m *api.Migration, plan **movePlan)
 	if m.Restart {
 		w.say("the VM is stopped for its move and started again after it")
 	}
-	if isLate(m, w.now) {
+	if moves.Late(m, w.now) {
 		w.say("nobody knows how it ends: look at nodes %s and %s", m.FromNode, m.ToNode)
 	}
 	w.under()
@@ -134,7 +135,7 @@ func (w *whyMove) node(id api.ID) {
 }
 
 // queued says why a migration was not admitted yet.
-func (w *whyMove) queued(s *Server, plan *movePlan) {
+func (w *whyMove) queued(s *Server, plan *moves.Plan) {
 	m := w.m
 	if w.st.Recovery() != nil {
 		w.say("the region was restored from a snapshot; nothing is moved until its nodes have reported")
@@ -150,29 +151,29 @@ func (w *whyMove) queued(s *Server, plan *movePlan) {
 	if err := fsm.Movable(vm, p, m.Mode); err != nil {
 		w.say("waits until the VM can be moved: it is %s", p.State)
 	}
-	most, _ := moveCaps(w.st)
+	most, _ := moves.Caps(w.st)
 	switch {
-	case plan.free <= 0:
-		w.say("waits for its turn: %s under way in the region, %d are allowed at once", areText(plan.active), most)
-	case plan.busy[m.From] != "":
-		w.say("waits for its turn: node %s %s", m.FromNode, plan.busy[m.From])
+	case plan.Free <= 0:
+		w.say("waits for its turn: %s under way in the region, %d are allowed at once", areText(plan.Active), most)
+	case plan.Busy[m.From] != "":
+		w.say("waits for its turn: node %s %s", m.FromNode, plan.Busy[m.From])
 	default:
-		w.destination(s.sched.move(moveQuestion(w.st, vm, m, plan.busy)))
+		w.destination(s.sched.move(moves.Question(w.st, vm, m, plan.Busy)))
 	}
 	ahead := 0
-	for _, o := range plan.queue {
+	for _, o := range plan.Queue {
 		if o.ID == m.ID {
 			break
 		}
 		ahead++
 	}
-	if ahead > 0 && ahead < len(plan.queue) {
+	if ahead > 0 && ahead < len(plan.Queue) {
 		w.say("%d of the queue come before it", ahead)
 	}
 	if m.Cause == api.CauseDrain {
 		return
 	}
-	w.say("it is given up at %s", m.CreateTime.Time().Add(timeoutOf(m)).UTC().Format("15:04:05 MST"))
+	w.say("it is given up at %s", m.CreateTime.Time().Add(moves.Timeout(m)).UTC().Format("15:04:05 MST"))
 }
 
 func (w *whyMove) destination(x *api.Explanation) {

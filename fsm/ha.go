@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/api/mutant"
 )
 
 // HostLost declares a node lost, with evidence. The evidence is kept for each
@@ -39,7 +40,7 @@ func (c *HostLost) apply(tx *Txn) (any, error) {
 	if n == nil {
 		return nil, api.Errorf(api.CodeNotFound, "node %s not found", c.NodeID)
 	}
-	if r := tx.s.Registration(n.ID); r.SessionID != c.Session || r.Index != c.Registered {
+	if r := tx.s.Registration(n.ID); (r.SessionID != c.Session || r.Index != c.Registered) && !mutant.On(mutant.LossOvertaken) {
 		return nil, raced("node %s has registered in the meantime", n.Name)
 	}
 	lease := c.Evidence.Kind == api.EvidenceLease
@@ -75,7 +76,7 @@ func lostNote(e *api.Evidence) string {
 // lease, those that the node itself has said to be armed; else all.
 func (tx *Txn) fence(node api.ID, kind api.EvidenceKind) {
 	for _, p := range slices.Collect(tx.s.PlacementsOn(node)) {
-		if p.Fenced == api.EvidenceOperator || kind == api.EvidenceLease && !p.Armed {
+		if p.Fenced == api.EvidenceOperator || kind == api.EvidenceLease && !p.Armed && !mutant.On(mutant.FenceUnarmed) {
 			continue
 		}
 		q := *p
@@ -89,7 +90,9 @@ func (tx *Txn) fence(node api.ID, kind api.EvidenceKind) {
 func (tx *Txn) unfence(node api.ID, rebooted bool) {
 	for _, p := range slices.Collect(tx.s.PlacementsOn(node)) {
 		q := *p
-		q.Fenced, q.Armed = "", p.Armed && !rebooted
+		if q.Armed = p.Armed && !rebooted; !mutant.On(mutant.EvidenceOutlives) {
+			q.Fenced = ""
+		}
 		if q.Fenced == p.Fenced && q.Armed == p.Armed {
 			continue
 		}

@@ -346,7 +346,20 @@ func sideOf(s *State, vm, node api.ID, e api.MigrationEnd) side {
 	if n := s.Node(node); n != nil && e.BootID != "" && e.BootID != n.BootID {
 		e = api.MigrationEnd{State: api.EndUnknown, Attempt: e.Attempt, Clean: e.Clean}
 	}
-	return side{MigrationEnd: e, lost: !node.IsZero() && lostFor(s, vm, node)}
+	out := side{MigrationEnd: e, lost: !node.IsZero() && lostFor(s, vm, node)}
+	// Of one that stood still for the switch-over, or was gone, it is known that it did not go on.
+	stood := e.State == api.EndSwitched || e.State == api.EndAbsent
+	out.ahead = out.lost && !stood && sharesDisk(s, s.VM(vm)) && !mutant.On(mutant.ContinueOlder)
+	return out
+}
+
+// sharesDisk reports whether a VM that may be restarted elsewhere has a disk that
+// several nodes reach.
+func sharesDisk(s *State, vm *api.VM) bool {
+	if vm == nil || vm.Spec.HA.Policy != api.HARestart { // another waits for its node
+		return false
+	}
+	return slices.ContainsFunc(s.DiskVolumes(vm), func(v *api.Volume) bool { return v != nil && v.NodeID.IsZero() })
 }
 
 // carryOut changes a migration as was decided; false when nothing is to be done.

@@ -1,6 +1,9 @@
 package fsm
 
-import "github.com/novacron/novacron/api"
+import (
+	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/api/mutant"
+)
 
 // Dangling reports whether a move has left a part of a guest at its destination
 // that will not become whole by itself: the source has ended, attested or lost with
@@ -16,7 +19,7 @@ func Dangling(s *State, m *api.Migration) bool {
 		return false
 	}
 	src, dst := sideOf(s, m.VMID, m.From, m.Source), sideOf(s, m.VMID, m.To, m.Dest)
-	return (src.lost || src.State == api.EndAbsent) && !dst.lost && dst.State == api.EndCopying
+	return (src.lost || src.State == api.EndAbsent || mutant.On(mutant.GiveUpSending)) && !dst.lost && dst.State == api.EndCopying
 }
 
 // giveUp lets the destination look once more, and end what came in if it is still

@@ -36,6 +36,9 @@ type side struct {
 	api.MigrationEnd
 	// lost: the node is lost, with evidence: nothing runs there.
 	lost bool
+	// ahead: it is lost, and the guest may have gone on there after it was copied, on
+	// a disk that both ends share: its memory elsewhere would be older than its disk.
+	ahead bool
 }
 
 // decideMove says what follows for a migration.
@@ -90,6 +93,8 @@ func decideCopying(m *api.Migration, src, dst side) move {
 		switch {
 		case dst.lost:
 			return moveAbort
+		case src.ahead && (dst.State == api.EndComplete || dst.State == api.EndRunning):
+			return moveAbort // it starts anew from the disk
 		case dst.State == api.EndComplete || dst.State == api.EndRunning:
 			return moveCommit // saves the guest
 		case dst.State == api.EndCopying || dst.State == api.EndReady || dst.State == api.EndAbsent:
@@ -144,11 +149,14 @@ func decideAborting(m *api.Migration, src, dst side) move {
 	gone := dst.Clean || dst.lost
 	switch {
 	case src.lost:
-		if whole && !m.KillDest {
+		if whole && !m.KillDest && !src.ahead {
 			return moveCommit
 		}
 		if gone {
 			return moveAborted
+		}
+		if src.ahead {
+			return orderKill(m)
 		}
 		return killLast(m, src, dst)
 	case src.State == api.EndAbsent:

@@ -255,6 +255,19 @@ func TestTheDestinationIsClearedOnlyWhenTheSourceIsThere(t *testing.T) {
 	}
 }
 
+// A guest that may have gone on at a source that is lost is not continued from an
+// older memory over a disk that both share.
+func TestACopyThatIsBehindItsDiskIsNotContinued(t *testing.T) {
+	src := side{MigrationEnd: api.MigrationEnd{State: api.EndCopying, Attempt: 1}, lost: true, ahead: true}
+	dst := side{MigrationEnd: api.MigrationEnd{State: api.EndComplete, Attempt: 1}}
+	m := &api.Migration{Phase: api.MigrationCopying, Mode: api.MigrateLive, Attempts: 1}
+	must.Eq(t, moveAbort, decideMove(m, src, dst))
+	m.Phase = api.MigrationAborting
+	must.Eq(t, moveKillDest, decideMove(m, src, dst))
+	dst.State, dst.Clean = api.EndAbsent, true
+	must.Eq(t, moveAborted, decideMove(m, src, dst))
+}
+
 // What the destination said before the source had ended may be overtaken: it is
 // asked once more before its copy, maybe the only one, is ended.
 func TestTheOnlyCopyIsNotEndedOnAnOldWord(t *testing.T) {

@@ -237,7 +237,7 @@ func (c *Client) env() env {
 	c.guard.mu.Lock()
 	defer c.guard.mu.Unlock()
 	l := &c.guard.lease
-	e.guard, e.deadline, e.term, e.disarm = c.guard.conn != nil, l.deadline, l.term, l.disarm || l.quitting
+	e.guard, e.deadline, e.known, e.term, e.disarm = c.guard.conn != nil, l.deadline, l.known, l.term, l.disarm || l.quitting
 	return e
 }
 

@@ -15,9 +15,13 @@ import (
 type hostLease struct {
 	deadline time.Duration // boot time; 0: there never was one
 	told     bool          // that it is over
-	// term rises when a lease has run out before the next one came. Orders count for
-	// HA VMs only if they came in a stream that was opened after a registration
-	// which was begun in the present term: by then the servers may have given the VMs to others.
+	// known is the boot time until which the servers certainly count this host as
+	// there, with a guard or without: what acknowledged beats have promised.
+	known time.Duration
+	// term rises when a lease has run out before the next one came, and with a
+	// registration that is begun while nothing is promised. Orders count for HA VMs
+	// only if they came in a stream that was opened after a registration which was
+	// begun in the present term: by then the servers may have given the VMs to others.
 	term uint64
 	// fresh is the term in which the newest registration was begun, generation and
 	// index are where it stands: a server that is behind that knows less.
@@ -46,6 +50,29 @@ func (l *hostLease) earn(until, now time.Duration) (began, lapsed bool) {
 	return began, lapsed
 }
 
+// promised takes in that the servers count this host as there until a boot time.
+// began: they may not have just now. lapsed: though they had before.
+func (l *hostLease) promised(until, now time.Duration) (began, lapsed bool) {
+	if until <= l.known {
+		return false, false
+	}
+	if began = now >= l.known; began {
+		if lapsed = l.known != 0; lapsed {
+			l.term++
+		}
+	}
+	l.known = until
+	return began, lapsed
+}
+
+// registers begins a registration and returns the term that it is begun in.
+func (l *hostLease) registers(now time.Duration) uint64 {
+	if now >= l.known {
+		l.term++
+	}
+	return l.term
+}
+
 // due is what the guard is to be told after an acknowledged beat: the lease that
 // it earned, counted from before it was sent, for no longer than the guard knows
 // leases to last. False: it earned none.
@@ -59,9 +86,12 @@ func (l *hostLease) due(sent, now time.Duration, ack *api.NodeBeaten, life time.
 	return sent, sent + min(ack.Lease.D(), life), true
 }
 
-// registered takes in a registration that was begun in a term.
-func (l *hostLease) registered(term, generation uint64, index api.Index) {
+// registered takes in a registration that was begun in a term. True: streams that
+// were opened before it count no more.
+func (l *hostLease) registered(term, generation uint64, index api.Index) bool {
+	was := l.fresh
 	l.fresh, l.generation, l.index = term, generation, index
+	return was != 0 && was != term
 }
 
 // beaten takes in an acknowledged beat that was sent at a boot time. doubted: those
@@ -75,10 +105,15 @@ func (c *Client) beaten(sent time.Duration, ack *api.NodeBeaten, doubted bool) {
 	l.disarm = ack.Disarm
 	lapsed := false
 	var err error
-	if from, until, ok := l.due(sent, now, ack, s.life); ok && s.conn != nil {
-		if err = s.conn.Extend(from, until); err == nil {
+	if from, until, ok := l.due(sent, now, ack, s.life); ok {
+		began, over := l.promised(until, now)
+		wake, lapsed = wake || began, over
+		if s.conn != nil {
+			err = s.conn.Extend(from, until)
+		}
+		if s.conn != nil && err == nil {
 			began, over := l.earn(until, now)
-			wake, lapsed = wake || began, over
+			wake, lapsed = wake || began, lapsed || over
 		}
 	}
 	s.mu.Unlock()
@@ -118,18 +153,22 @@ func (c *Client) leaseLeft() time.Duration {
 	return max(0, c.guard.lease.deadline-now)
 }
 
-// leaseTerm returns the present term, for a registration that begins.
+// leaseTerm returns the term of a registration that begins.
 func (c *Client) leaseTerm() uint64 {
+	now := c.cfg.Boottime()
 	c.guard.mu.Lock()
 	defer c.guard.mu.Unlock()
-	return c.guard.lease.term
+	return c.guard.lease.registers(now)
 }
 
 // registeredIn takes in a registration that was begun in a term.
 func (c *Client) registeredIn(term uint64, r *api.NodeRegistered) {
 	c.guard.mu.Lock()
-	defer c.guard.mu.Unlock()
-	c.guard.lease.registered(term, r.Generation, r.Index)
+	reopen := c.guard.lease.registered(term, r.Generation, r.Index)
+	c.guard.mu.Unlock()
+	if reopen {
+		poke(c.reopen)
+	}
 }
 
 // streamLease is what counts for a stream of orders that is opened now: the term,

@@ -200,7 +200,7 @@ func (v *vm) tell(m machine, ev event, out output) {
 		return // its owner speaks of it
 	}
 	r := m.report()
-	if !sameReport(r, v.last) || out.verdict == orderRefused || out.attested != 0 || ev.kind == evOrder && ev.order.Stop {
+	if !sameReport(r, v.last) || out.verdict == orderRefused || out.attested != 0 || out.retell || ev.kind == evOrder && ev.order.Stop {
 		if r.State != v.last.State {
 			v.c.log.Info("vm", "id", v.id, "name", m.Name, "state", r.State, "reason", r.Reason, "message", r.Message, "epoch", r.Epoch)
 		}

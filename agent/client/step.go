@@ -118,8 +118,9 @@ type env struct {
 	// hold: the servers have not spoken yet, or the region is in recovery.
 	hold bool
 
-	// up is the boot time, deadline the end of the host's lease by it.
-	up, deadline time.Duration
+	// up is the boot time, deadline the end of the host's lease by it, and known
+	// until when the servers certainly count the host as there.
+	up, deadline, known time.Duration
 	// guard: one answers. disarm: nothing is to be armed.
 	guard, disarm bool
 	// doubt: the last beats were not acknowledged.
@@ -146,6 +147,7 @@ type output struct {
 	verdict  verdict
 	attested api.Epoch // a tombstone that is fulfilled, 0: none
 	cancel   bool      // the copy under way is to be ended
+	retell   bool      // the servers are to be told once more
 }
 
 type backoff struct {
@@ -181,6 +183,9 @@ type machine struct {
 // before it performs the op.
 func step(m machine, ev event, e env) (machine, output) {
 	var out output
+	if mutant.On(mutant.OldOrders) {
+		m.term = e.term
+	}
 	switch ev.kind {
 	case evOrder:
 		out.verdict = m.absorb(ev.order, ev.generation)
@@ -213,12 +218,12 @@ func step(m machine, ev event, e env) (machine, output) {
 	case evGuard:
 		m.guardSays(ev)
 	case evUnarmed:
-		m.Told = m.Told && ev.epoch < m.Epoch
+		m.Told = m.Told && (ev.epoch < m.Epoch || !m.heeded(e))
 	case evDone:
 		m.busy = opNone
 		m.finish(ev, e, &out)
 	}
-	m.settleHold(e)
+	m.settleHold(e, &out)
 	if m.busy == opNone {
 		out.op = m.decide(e, &out)
 		m.busy = out.op
@@ -352,6 +357,12 @@ func (m *machine) finish(ev event, e env, out *output) {
 		return
 	}
 	switch {
+	case ev.op == opDestroy && ev.res == resNotFound && m.handedOver(): // it was not this that ended it
+		if m.Phase == phaseFence {
+			m.Phase = ""
+		}
+		m.look = true
+		return
 	case ev.op == opDestroy && (ev.res == resOK || ev.res == resNotFound):
 		m.wait[opDestroy] = backoff{}
 		m.observe(dom{kind: domAbsent, exit: m.dom.exit}, e)
@@ -428,18 +439,6 @@ func (m *machine) exists(ev event, e env) {
 	m.delay(ev.op, e.now)
 	m.look = true
 	m.Reason, m.Message = reasonProcess, ev.message
-}
-
-// fulfil ends a tombstone: the VM is absent at its epoch.
-func (m *machine) fulfil() {
-	m.Tomb, m.TombForce = 0, false
-	switch {
-	case m.Alive: // what runs here is newer
-	case m.Revoked:
-		m.State, m.Reason, m.Message = api.StateAbsent, "", ""
-	default:
-		m.State, m.Reason = api.StatePending, ""
-	}
 }
 
 // The times of the runner.

@@ -30,6 +30,8 @@ type hold struct {
 	// bare is the boot time since when the servers count on the guard and it does
 	// not hold the VM; 0: it does.
 	bare time.Duration
+	// asked: the servers are being told that it does not hold the VM.
+	asked bool
 	// why the VM is not armed, or not started; refused is what the guard said last.
 	why, refused string
 }
@@ -50,14 +52,23 @@ func (m *machine) saysArmed() bool {
 	return m.held() && m.busy != opDisarm && m.RunEpoch >= m.Epoch && !m.hold.giving && !m.foreign()
 }
 
+// heeded: the servers heed what they acknowledge about the VM. They have confirmed
+// it here, and cannot have given it to another host since: of a VM that is not here
+// any more they would pass over what is said, and acknowledge it.
+func (m *machine) heeded(e env) bool {
+	return e.up < e.known && m.term == e.term || mutant.On(mutant.HeedAnyAck)
+}
+
 // settleHold follows what is known of the guard after an event. Told is journaled
 // before the servers are told.
-func (m *machine) settleHold(e env) {
+func (m *machine) settleHold(e env, out *output) {
 	m.hold.giving = !m.guarded(e)
 	if m.saysArmed() {
 		m.Told = true
 	}
-	bare := m.Told && m.Alive && (!e.guard || m.hold.epoch == 0 || m.hold.maybe) &&
+	ask := m.Told && !m.saysArmed() && m.heeded(e)
+	out.retell, m.hold.asked = ask && !m.hold.asked, ask
+	bare := m.Told && m.Alive && !m.foreign() && (!e.guard || m.hold.epoch == 0 || m.hold.maybe) &&
 		(m.dom.kind == domRunning || m.dom.kind == domUnknown || m.dom.kind == domUnseen)
 	switch {
 	case !bare:
@@ -72,7 +83,7 @@ func (m *machine) settleHold(e env) {
 
 // bareDue reports whether the agent itself must end the VM now.
 func (m *machine) bareDue(e env, out *output) bool {
-	if m.hold.bare == 0 {
+	if m.hold.bare == 0 || mutant.On(mutant.GuardlessRuns) {
 		return false
 	}
 	if left := m.hold.bare + killBudget - e.up; left > 0 {
@@ -86,6 +97,9 @@ func (m *machine) bareDue(e env, out *output) bool {
 // wanted.
 func (m *machine) decideHold(e env, out *output) (op, bool) {
 	if m.bareDue(e, out) {
+		if m.look && m.handedOver() && m.ready(opInspect, e, out) {
+			return opInspect, true // it may have left
+		}
 		if m.ready(opDestroy, e, out) {
 			if m.Phase != phaseStop {
 				m.Phase = phaseFence
@@ -95,7 +109,7 @@ func (m *machine) decideHold(e env, out *output) (op, bool) {
 		return opNone, true
 	}
 	h := &m.hold
-	if m.Alive && h.giving && !m.Told && e.guard && h.epoch != 0 {
+	if m.Alive && h.giving && (!m.Told || mutant.On(mutant.DisarmUntold)) && e.guard && h.epoch != 0 {
 		if m.ready(opDisarm, e, out) {
 			return opDisarm, true
 		}

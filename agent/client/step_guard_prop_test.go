@@ -86,7 +86,7 @@ func (w *guardWorld) step(ev event) {
 	if out.op == opDisarm && w.believed.Armed && w.believed.Epoch == w.m.Epoch {
 		w.t.Fatalf("disarmed before the servers knew")
 	}
-	if !sameReport(was, r) || ev.kind == evOrder {
+	if !sameReport(was, r) || ev.kind == evOrder || out.retell {
 		w.say(r)
 	}
 }
@@ -262,9 +262,10 @@ func (w *guardWorld) serve(lost bool) {
 		w.lease = guard.Lease{BootID: api.ID{7}, Sequence: w.lease.Sequence + 1, Sent: w.e.up, Deadline: w.e.up + 15*time.Second}
 		w.e.deadline = w.lease.Deadline
 	}
-	if lapsed {
+	if lapsed || w.e.up >= w.e.known {
 		w.e.term++
 	}
+	w.e.known = w.e.up + 15*time.Second
 	w.e.hold = false
 	o := w.order
 	w.step(event{kind: evOrder, order: &o, generation: 1, term: w.e.term})
@@ -375,7 +376,7 @@ func (w *guardWorld) startAgent() {
 	if w.up {
 		return
 	}
-	w.up, w.e.hold, w.e.deadline, w.e.guard, w.wake = true, true, 0, w.alive, 0
+	w.up, w.e.hold, w.e.deadline, w.e.known, w.e.guard, w.wake = true, true, 0, 0, w.alive, 0
 	w.m = newMachine(w.disk, w.written)
 	w.m.ID = vm1
 	w.guardSays()

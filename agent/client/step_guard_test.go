@@ -14,6 +14,7 @@ import (
 func guardedScript(t *testing.T) *script {
 	s := newScript(t)
 	s.e.guard, s.e.up, s.e.deadline, s.e.term = true, time.Hour, time.Hour+15*time.Second, 1
+	s.e.known = 1000 * time.Hour
 	return s
 }
 
@@ -254,6 +255,25 @@ func TestAVMThatTheServersThinkArmedDoesNotRunUnarmed(t *testing.T) {
 	must.Eq(t, opPrepare, s.do(event{kind: evUnarmed, epoch: 1}))
 }
 
+// A host that has lost its lease may have lost the VM too: what the servers
+// acknowledge then they may have passed over.
+func TestAnAcknowledgementCountsOnlyWhileTheVMIsConfirmed(t *testing.T) {
+	s := armedScript(t)
+	s.orderIn(1, with(func(o *api.Order) { o.SpecVersion = 2; o.Spec.Restart.Policy = "always" }))
+	s.gone()
+	s.pass(time.Minute)
+	s.e.up = s.e.known
+	must.Eq(t, opNone, s.do(event{kind: evUnarmed, epoch: 1}), must.Sprint("nothing is promised"))
+	must.True(t, s.m.Told)
+	s.e.known, s.e.term = s.e.up+time.Second, 2
+	must.Eq(t, opNone, s.do(event{kind: evUnarmed, epoch: 1}), must.Sprint("not confirmed since"))
+	must.True(t, s.m.Told)
+	var out output
+	s.m, out = step(s.m, event{kind: evOrder, order: &api.Order{VMID: vm1, Epoch: 1, Index: s.m.Index, Desired: api.PowerRunning}, generation: s.m.Generation, term: 2}, s.e)
+	must.True(t, out.retell, must.Sprint("the servers are told once more"))
+	must.Eq(t, opPrepare, s.do(event{kind: evUnarmed, epoch: 1}))
+}
+
 func TestTheGuardsKillIsNoFailureOfTheVM(t *testing.T) {
 	s := armedScript(t)
 	s.e.up = s.e.deadline
@@ -318,5 +338,6 @@ func TestACopyUnderWayIsEndedForWantOfAGuard(t *testing.T) {
 	s.e.up += killBudget
 	s.wakes(killBudget)
 	must.True(t, s.out.cancel)
-	must.Eq(t, opDestroy, s.do(event{kind: evDone, op: opMoveOut, res: resFailed}))
+	must.Eq(t, opInspect, s.do(event{kind: evDone, op: opMoveOut, res: resFailed}), must.Sprint("it may have left"))
+	must.Eq(t, opDestroy, s.see(dom{kind: domRunning, epoch: 1}))
 }

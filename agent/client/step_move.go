@@ -53,7 +53,7 @@ func (m *machine) absorbMove(o *moveOrder, out *output) {
 	if v.In && o.phase == api.MigrationSwitched && v.Phase != o.phase {
 		m.checked = false // what came in is here by now, or will never be
 	}
-	if v.In && o.phase == api.MigrationAborting && (o.attempt > v.Attempt || o.giveUp && !v.GiveUp) {
+	if v.In && o.phase == api.MigrationAborting && (o.attempt > v.Attempt || o.giveUp && !v.GiveUp && !mutant.On(mutant.GiveUpUnlooked)) {
 		m.checked, m.look = false, true // the source has ended: what is here now is what there is
 	}
 	m.moving, m.comesGuarded = true, o.guarded
@@ -237,7 +237,7 @@ func (m *machine) decideIn(e env, out *output) (op, bool) {
 				if m.ready(opInspect, e, out) {
 					return opInspect, true
 				}
-			case m.Alive && v.GiveUp && m.dom.kind == domPaused && m.dom.reason == hypervisor.ReasonIncoming:
+			case m.Alive && v.GiveUp && m.dom.kind == domPaused && (m.dom.reason == hypervisor.ReasonIncoming || mutant.On(mutant.GiveUpWhole)):
 				// Only a part is here, by a look since the order; it never ran.
 				if m.ready(opDestroy, e, out) {
 					return opDestroy, true
@@ -348,7 +348,7 @@ func (m *machine) finishMove(ev event, e env) {
 		m.received = ok
 		v.Failed, v.Message = !ok, ev.message
 	case opMovePull:
-		v.Over, v.Whole = ok || ev.res == resFailed, ok
+		v.Over, v.Whole = ok || ev.res == resFailed, ok || mutant.On(mutant.PullIncomplete)
 		v.Failed, v.Message = ev.res == resFailed, ev.message
 	case opMoveOut, opMoveEnd:
 		// Whatever it was: what is here now says more.

@@ -25,6 +25,9 @@ func (m *machine) absorb(o *api.Order, generation uint64) verdict {
 	if fresh { // what was counted before this node held it is not for this node
 		m.DoneReboots, m.DoneResets = o.Reboots, o.Resets
 	}
+	if granted && !m.Alive { // what the servers believed was of the epoch before
+		m.Told = false
+	}
 	started := granted || o.Starts > m.Starts || m.Desired == api.PowerStopped && o.Desired != api.PowerStopped
 	repaired := o.SpecVersion > m.SpecVersion && m.State == api.StateFailed
 	if started || repaired {
@@ -84,4 +87,16 @@ func older(gen uint64, idx api.Index, thanGen uint64, thanIdx api.Index) bool {
 		return false
 	}
 	return gen < thanGen || gen == thanGen && idx < thanIdx
+}
+
+// fulfil ends a tombstone: the VM is absent at its epoch.
+func (m *machine) fulfil() {
+	m.Tomb, m.TombForce = 0, false
+	switch {
+	case m.Alive: // what runs here is newer
+	case m.Revoked:
+		m.State, m.Reason, m.Message, m.Told = api.StateAbsent, "", "", false
+	default:
+		m.State, m.Reason = api.StatePending, ""
+	}
 }

@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/novacron/novacron/agent/hypervisor"
 	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/api/mutant"
 )
 
 // The defaults of a restart policy.
@@ -32,13 +34,14 @@ func (m *machine) gone() {
 func (m *machine) ended(exit, note string, e env) {
 	phase, boot := m.Phase, m.BootID
 	left := m.Reason == reasonProcess
+	died := m.died(exit, e)
 	m.gone()
 	if !left {
 		m.Message = ""
 	}
 	switch {
 	case m.handedOver(): // the servers decide where it goes on
-		m.Move.Died = !m.Move.In && (exit == "crashed" || exit == "shutdown")
+		m.Move.Died = died
 		m.State, m.Reason = api.StatePaused, reasonSwitch
 	case phase == phaseStop:
 		m.State, m.Reason = api.StateStopped, reasonOrdered
@@ -70,6 +73,25 @@ func (m *machine) ended(exit, note string, e env) {
 	default:
 		m.fail(endReason(exit), "", e)
 	}
+}
+
+// died reports whether the guest of a source may have gone on after it was copied,
+// until it ended here: what the destination has may be older.
+func (m *machine) died(exit string, e env) bool {
+	v := &m.Move
+	stood := v.Over && m.dom.kind == domPaused && m.dom.reason == hypervisor.ReasonMigrating
+	switch {
+	case v.In || exit == "migrated":
+		return false
+	case exit == "crashed" || exit == "shutdown":
+		return true
+	case stood || mutant.On(mutant.FencedIsMoved):
+		return false
+	}
+	// The guard's kill, the agent's in its place, or an end with the machine. A guest
+	// with ha = restart has a disk that the destination shares: its memory must not go
+	// back behind it.
+	return exit == exitFenced || m.Phase == phaseFence || m.HA == api.HARestart && m.BootID != e.boot
 }
 
 func endReason(exit string) string {

@@ -35,6 +35,12 @@ const (
 	AbsentUnproved      Name = "absent-unproved"
 	OrderGoesBack       Name = "order-goes-back"
 	JournalLate         Name = "journal-late"
+	GiveUpSending       Name = "give-up-sending"
+	GiveUpWhole         Name = "give-up-whole"
+	GiveUpUnlooked      Name = "give-up-unlooked"
+	PullIncomplete      Name = "pull-incomplete"
+	ContinueOlder       Name = "continue-older"
+	FencedIsMoved       Name = "fenced-is-moved"
 )
 
 // The mutants of the leases; R1 to R9 are the rules of fencing.
@@ -50,4 +56,13 @@ const (
 	RunUnarmed       Name = "run-unarmed"           // R8
 	ArmExpired       Name = "arm-expired"           // R8
 	AckWhileLosing   Name = "ack-while-losing"      // R9
+
+	NoStormBrake     Name = "no-storm-brake"
+	LossOvertaken    Name = "loss-overtaken"
+	EvidenceOutlives Name = "evidence-outlives"
+	FenceUnarmed     Name = "fence-unarmed"
+	OldOrders        Name = "old-orders"
+	HeedAnyAck       Name = "heed-any-ack"
+	DisarmUntold     Name = "disarm-untold"
+	GuardlessRuns    Name = "guardless-runs"
 )

@@ -1,37 +1,36 @@
 package client
 
 import (
-	"slices"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/novacron/novacron/api"
 	"github.com/novacron/novacron/api/boottime"
 	hostleases "github.com/novacron/novacron/cluster/lease"
+	"github.com/novacron/novacron/cluster/moves"
 	"github.com/novacron/novacron/fsm"
 	"github.com/novacron/novacron/scheduler"
 )
 
-// leaseServer is one server: the leader's duties, as long as it leads. What they
-// decide is the product's (cluster/lease, scheduler); here is only when.
-type leaseServer struct {
-	w      *leaseWorld
+// simServer is one server: the leader's duties, as long as it leads. What they
+// decide is the product's (cluster/lease, cluster/moves, scheduler); here is only when.
+type simServer struct {
+	w      *simWorld
 	i      int
-	clock  clock
+	clock  simClock
 	wall   time.Duration // how far the wall clock was set
 	frozen time.Duration
 	term   int
+	begun  time.Duration // when its term began
 	table  hostleases.Table
 	watch  hostleases.Watch
 	check  hostleases.Check // the last one that the quorum has answered
 }
 
 // now is the time by the clock that leases count on.
-func (s *leaseServer) now() time.Duration { return s.clock.read(boottime.Clock(), s.wall) }
+func (s *simServer) now() time.Duration { return s.clock.read(boottime.Clock(), s.wall) }
 
 // awake runs f once the server is not frozen.
-func (s *leaseServer) awake(f func()) {
+func (s *simServer) awake(f func()) {
 	if s.frozen > s.w.now {
 		s.w.at(s.frozen-s.w.now+1, func() { s.awake(f) })
 		return
@@ -41,13 +40,28 @@ func (s *leaseServer) awake(f func()) {
 
 // beat takes in a beat: received, verified, counted, acknowledged, with pauses
 // between any two. Whatever check there is is tried.
-func (s *leaseServer) beat(h *leaseHost, session api.ID, ack func(hostleases.Answer)) {
+func (s *simServer) beat(h *simHost, session api.ID, ack func(hostleases.Answer)) {
 	w := s.w
 	s.awake(func() {
-		b := hostleases.Beat{Node: h.id, Session: session, At: s.now()}
+		b, got := hostleases.Beat{Node: h.id, Session: session, At: s.now()}, w.now
+		answer := func(check hostleases.Check) bool {
+			known := s.table.Knows(h.id, session)
+			a := s.table.Answer(w.state(), b, check, s.now())
+			if !known && s.table.Knows(h.id, session) {
+				h.ackedAt = w.now
+			}
+			if a == (hostleases.Answer{}) {
+				return false // it has to wait for another check
+			}
+			if a.Lease > 0 {
+				h.ackedAt = max(h.ackedAt, got)
+			}
+			ack(a)
+			return true
+		}
 		w.at(w.dur(60*time.Millisecond), func() {
 			s.awake(func() {
-				if s.check.Holds() && s.answer(b, s.check, ack) {
+				if s.check.Holds() && answer(s.check) {
 					return
 				}
 				check, leads := hostleases.BeginCheck(s.now()), w.leader == s
@@ -56,7 +70,7 @@ func (s *leaseServer) beat(h *leaseHost, session api.ID, ack func(hostleases.Ans
 						check.End(leads)
 						s.check = check
 						if check.Holds() {
-							s.answer(b, check, ack)
+							answer(check)
 						}
 					})
 				})
@@ -65,26 +79,17 @@ func (s *leaseServer) beat(h *leaseHost, session api.ID, ack func(hostleases.Ans
 	})
 }
 
-// answer answers a beat with a check; false: it has to wait for another.
-func (s *leaseServer) answer(b hostleases.Beat, check hostleases.Check, ack func(hostleases.Answer)) bool {
-	a := s.table.Answer(s.w.state(), b, check, s.now())
-	if a == (hostleases.Answer{}) {
-		return false
-	}
-	ack(a)
-	return true
-}
-
 // leads begins a term.
-func (s *leaseServer) leads() {
+func (s *simServer) leads() {
 	s.term++
+	s.begun = s.w.now
 	s.watch = hostleases.Watch{}
 	s.table.Begin(s.now())
 	s.acts()
 }
 
 // acts are the duties of a leader, until it is none any more.
-func (s *leaseServer) acts() {
+func (s *simServer) acts() {
 	term, w := s.term, s.w
 	w.at(s.clock.takes(time.Second), func() {
 		s.awake(func() {
@@ -92,15 +97,16 @@ func (s *leaseServer) acts() {
 				return
 			}
 			s.liveness()
-			s.hosts()
+			s.checkHosts()
 			s.schedule()
+			s.migrate()
 			s.acts()
 		})
 	})
 }
 
 // liveness is what the duty of that name does with beats.
-func (s *leaseServer) liveness() {
+func (s *simServer) liveness() {
 	w, st := s.w, s.w.state()
 	for n := range st.Nodes() {
 		d, heard := s.table.Silent(n.ID, s.now())
@@ -119,8 +125,8 @@ func (s *leaseServer) liveness() {
 	}
 }
 
-// hosts carries out what follows from the leases, as Server.checkHosts does.
-func (s *leaseServer) hosts() {
+// checkHosts carries out what follows from the leases, as Server.checkHosts does.
+func (s *simServer) checkHosts() {
 	w := s.w
 	for _, id := range s.table.Doubtful() { // after a barrier
 		s.table.Spare(id)
@@ -128,6 +134,9 @@ func (s *leaseServer) hosts() {
 	plan := s.watch.Look(w.state(), &s.table, s.now())
 	if plan.Brake != nil {
 		w.apply(plan.Brake)
+		if plan.Storm {
+			w.storms++
+		}
 	}
 	if plan.Storm || hostleases.Blocked(w.state(), len(w.servers)) != "" {
 		return
@@ -137,8 +146,8 @@ func (s *leaseServer) hosts() {
 		if cmd == nil {
 			continue
 		}
-		term := s.term
-		h := w.hosts[slices.IndexFunc(w.hosts[:], func(h *leaseHost) bool { return h.id == n.ID })]
+		s.checkStorm(n)
+		term, h := s.term, w.host(n.ID)
 		w.propose(s, cmd, func(r *fsm.Result) {
 			switch {
 			case s.term != term:
@@ -155,26 +164,68 @@ func (s *leaseServer) hosts() {
 		})
 		if w.chance(2) {
 			h.cut = 0 // it is back in this moment
+			if w.chance(2) {
+				h.agentDies(1)
+			}
 		}
 	}
 }
 
+// checkStorm demands that no host is lost when all have fallen silent together.
+func (s *simServer) checkStorm(n *api.Node) {
+	w := s.w
+	if w.now-s.begun < 40*time.Second {
+		return
+	}
+	for _, h := range w.hosts {
+		if w.now-h.ackedAt < 10*time.Second || w.state().Node(h.id).Status == api.NodeLost {
+			return
+		}
+	}
+	w.violation("%s is to be lost, and no host is heard", n.Name)
+}
+
 // schedule places the VM, and restarts it elsewhere.
-func (s *leaseServer) schedule() {
+func (s *simServer) schedule() {
 	w, st := s.w, s.w.state()
 	vm := st.VM(vm1)
 	if vm == nil || scheduler.Needs(st, vm, st.Placement(vm1)) == scheduler.NeedNothing {
 		return
 	}
 	if d := scheduler.NewEngine(st).Decide(vm1); d.Verdict == scheduler.Commit {
-		w.apply(&fsm.PlaceBatch{Items: []fsm.PlaceItem{d.Item}})
+		r := w.apply(&fsm.PlaceBatch{Items: []fsm.PlaceItem{d.Item}})
+		if r.Err == nil && d.Item.Action == fsm.PlaceRecover {
+			w.recovered = d.Item.Epoch
+		}
 	}
 }
 
-// read is clock_gettime on a machine whose wall clock was set by so much.
-func (c *clock) read(id int32, wall time.Duration) time.Duration {
-	if id == unix.CLOCK_REALTIME {
-		return max(0, c.now()+wall)
+// migrate is the leader's part in migrations, as moveLoop.pass does it.
+func (s *simServer) migrate() {
+	w, st := s.w, s.w.state()
+	var ids []api.ID
+	for m := range st.MigrationsOf(vm1) {
+		ids = append(ids, m.ID)
 	}
-	return c.now()
+	plan := moves.Look(st, ids, api.Time(w.now).Time())
+	for _, step := range plan.Steps {
+		w.suggest(step)
+	}
+	for _, m := range plan.Queue {
+		if x := scheduler.ExplainMove(st, moves.Question(st, st.VM(vm1), m, plan.Busy)); !x.Chosen.IsZero() {
+			w.suggest(moves.Admission(m, x.Chosen, api.Time(w.now).Time()))
+		}
+	}
+}
+
+// suggest commits a step of a migration; sometimes late, because it came from a
+// server that knew less, and then maybe twice.
+func (w *simWorld) suggest(cmd *fsm.MigrationStep) {
+	if w.chance(15) {
+		w.at(w.dur(10*time.Second), func() { w.apply(cmd) })
+		if w.rng.IntN(2) == 0 {
+			return
+		}
+	}
+	w.propose(w.leader, cmd, func(*fsm.Result) {})
 }
