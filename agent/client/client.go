@@ -105,16 +105,16 @@ func (c *Client) Run(ctx context.Context) error {
 		c.boot.Store(&facts.BootID)
 		c.log.Info("client mode begins", "session", c.meta.Sessions, "vms", len(c.vms), "boot", facts.BootID)
 		c.spawn(c.reports.run)
-		listed := make(chan struct{})
-		c.spawn(func() { c.watch(listed) })
 		guarded := make(chan struct{})
 		if c.cfg.Guard == nil || !c.spawn(func() { c.keepGuard(guarded) }) {
 			close(guarded)
 		}
-		select { // it tells what is armed, and of which class the node is
+		select { // it tells what is armed, why what is gone has ended, and of which class the node is
 		case <-guarded:
 		case <-c.ctx.Done():
 		}
+		listed := make(chan struct{})
+		c.spawn(func() { c.watch(listed) })
 		first := time.NewTimer(firstAnswer)
 		select { // register with what is here, if the hypervisor tells
 		case <-listed:
