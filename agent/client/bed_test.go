@@ -199,7 +199,8 @@ type cluster struct {
 	images   []*api.Image
 	streams  map[*orderStream]bool
 	session  api.ID
-	forgot   bool // answer the next beat with Register
+	forgot   bool          // answer the next beat with Register
+	late     time.Duration // until a registration is taken
 
 	registers []*api.NodeRegister
 	beats     []*api.NodeBeat
@@ -322,6 +323,12 @@ func (m *member) Call(ctx context.Context, method string, req, resp api.Message)
 	s := m.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if _, ok := req.(*api.NodeRegister); ok {
+		d := s.late
+		s.mu.Unlock()
+		time.Sleep(d)
+		s.mu.Lock()
+	}
 	s.calls = append(s.calls, m.addr+" "+method)
 	if s.down[m.addr] {
 		return api.Errorf(api.CodeUnreachable, "down")
@@ -385,6 +392,12 @@ func (m *member) Open(ctx context.Context, method string, req api.Message) (api.
 	s := m.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if _, ok := req.(*api.NodeRegister); ok {
+		d := s.late
+		s.mu.Unlock()
+		time.Sleep(d)
+		s.mu.Lock()
+	}
 	s.calls = append(s.calls, m.addr+" "+method)
 	q, ok := req.(*api.OrdersRequest)
 	if !ok || s.down[m.addr] || s.noStreams {

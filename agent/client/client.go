@@ -51,13 +51,16 @@ type Client struct {
 	leaving    atomic.Bool
 	reregister chan struct{}
 	refresh    chan struct{}
-	reopen     chan struct{}
-	networks   networkState
-	driver     driverState
-	links      linkMeter
-	peers      peerNews
-	health     healthState
-	guard      guardState
+	// registering holds a value while a registration is under way, and for good
+	// after a leave, which a registration would undo.
+	registering chan struct{}
+	reopen      chan struct{}
+	networks    networkState
+	driver      driverState
+	links       linkMeter
+	peers       peerNews
+	health      healthState
+	guard       guardState
 }
 
 // New opens the journal and makes a client that does nothing yet. It fails when
@@ -73,7 +76,7 @@ func New(cfg Config) (*Client, error) {
 	c := &Client{
 		cfg: cfg, log: cfg.Logger.With("node", cfg.Node.Name), journal: j, session: api.NewID(), meta: m,
 		starts: make(limit, cfg.Starts), fetches: make(limit, cfg.Fetches), calls: make(limit, cfg.Calls),
-		links: newLinkMeter(), lists: make(chan struct{}, 1), reregister: make(chan struct{}, 1), refresh: make(chan struct{}, 1), reopen: make(chan struct{}, 1),
+		links: newLinkMeter(), lists: make(chan struct{}, 1), reregister: make(chan struct{}, 1), refresh: make(chan struct{}, 1), registering: make(chan struct{}, 1), reopen: make(chan struct{}, 1),
 		networks: networkState{used: map[string]int{}, look: make(chan struct{}, 1)},
 		vms:      map[api.ID]*vm{}, orphans: map[api.ID]hypervisor.Domain{}, volumes: map[api.ID]*volumeTask{},
 		removing: map[api.ID]bool{}, foreign: map[string]error{}, bad: map[api.ID]bool{},
@@ -181,6 +184,11 @@ func (c *Client) Close() error {
 // running; reports that are still due are sent first. The caller then ends Run.
 func (c *Client) Leave(ctx context.Context) error {
 	c.leaving.Store(true)
+	select {
+	case c.registering <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	return errors.Join(c.reports.flush(ctx), c.beat(ctx))
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -180,6 +181,27 @@ func TestLeave(t *testing.T) {
 		must.Eq(t, n, len(b.srv.beats))
 		b.stop()
 		must.Eq(t, pid, b.pid(vm1))
+	})
+}
+
+// The servers take a node that registers for one that is back.
+func TestNoRegistrationComesAfterALeave(t *testing.T) {
+	inBed(t, sim.Options{}, func(t *testing.T, b *bed) {
+		b.start()
+		b.srv.do(func() { b.srv.forgot, b.srv.late, b.srv.calls = true, 2*time.Second, nil })
+		must.NoError(t, b.c.beat(t.Context())) // the registration that it asks for is under way
+		time.Sleep(time.Second)
+		must.NoError(t, b.c.Leave(t.Context()))
+		b.sleep(time.Minute)
+		must.True(t, b.srv.beats[len(b.srv.beats)-1].Leaving)
+		must.StrContains(t, strings.Join(b.srv.calls, ","), "Register")
+		last := ""
+		for _, c := range b.srv.calls {
+			if strings.HasSuffix(c, "Node.Register") || strings.HasSuffix(c, "Node.Beat") {
+				last = c
+			}
+		}
+		must.StrHasSuffix(t, "Node.Beat", last)
 	})
 }
 

@@ -164,6 +164,12 @@ func sameNode(a, b *api.Node) bool {
 
 // register tells a server who this is and everything that is here.
 func (c *Client) register(ctx context.Context, n *api.Node) error {
+	select {
+	case c.registering <- struct{}{}:
+		defer func() { <-c.registering }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	c.mu.Lock()
 	m := c.meta
 	c.mu.Unlock()
