@@ -67,9 +67,22 @@ func (w *simWorld) ends(h *simHost, m machine) {
 	case m.Desired == api.PowerStopped || m.Tomb > 0 && w.state().VM(vm1).Power == api.PowerStopped:
 		w.over = true
 	case h.elsewhere():
+	case m.Move.Kill && w.doubted(m.Move.ID):
+		w.over = true
 	default:
 		w.violation("%s destroys the only copy of the guest", h.name)
 	}
+}
+
+// doubted: the source of a move cannot say that the guest did not go on there, on a
+// disk that both ends share. It starts anew from the disk.
+func (w *simWorld) doubted(move api.ID) bool {
+	g, p := w.state().Migration(move), w.state().Placement(vm1)
+	if !w.ha || g == nil {
+		return false
+	}
+	stood := g.Source.State == api.EndSwitched || g.Source.State == api.EndAbsent
+	return g.Source.State == api.EndDied || p != nil && p.NodeID == g.From && p.Fenced != "" && !stood
 }
 
 // runs checks that the guest runs once, where it may, from what it was last.

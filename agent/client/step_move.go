@@ -277,9 +277,11 @@ func (m *machine) decideIn(e env, out *output) (op, bool) {
 func (m *machine) receive(e env, out *output) (op, bool) {
 	v := &m.Move
 	switch {
-	case m.Alive && !m.arriving() && (m.dom.reason != hypervisor.ReasonComplete || mutant.On(mutant.DestroyEarlyGuest)):
+	case m.Alive && !m.arriving() && (!m.received && m.dom.reason != hypervisor.ReasonComplete || mutant.On(mutant.DestroyEarlyGuest)):
 		// An earlier move's: the hypervisor was still at it when its absence was
-		// attested. It has never run and never will.
+		// attested. It has never run and never will. Nothing of this move can come in
+		// before it was received; later this may be the guest itself, of whose copy
+		// this node has not heard yet.
 		if m.ready(opDestroy, e, out) {
 			return opDestroy, true
 		}

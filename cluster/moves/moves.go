@@ -205,6 +205,7 @@ func isUnresumed(m *api.Migration, now time.Time) bool {
 	return m.Phase == api.MigrationCommitted && !m.Dest.Clean && now.Sub(m.CommitTime.Time()) > UnresumedWait
 }
 
+// Timeout is how long a migration may take from its admission on.
 func Timeout(m *api.Migration) time.Duration {
 	if m.Options.Timeout > 0 {
 		return m.Options.Timeout.D()
