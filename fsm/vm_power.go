@@ -108,7 +108,8 @@ func (tx *Txn) setPower(vm *api.VM, power api.Power, force bool) *api.VM {
 	if power == api.PowerStopped && !q.State.Holds() {
 		q.Reserved = api.Resources{}
 	}
-	if q.Desired == p.Desired && q.Reserved == p.Reserved {
+	tx.mayRun(&q)
+	if q.Desired == p.Desired && q.Reserved == p.Reserved && q.State == p.State {
 		return &v
 	}
 	q.ModifyIndex = tx.index

@@ -160,6 +160,9 @@ func (m *machine) decideAbsent(e env, out *output) op {
 	if m.Ended {
 		return opNone
 	}
+	if m.State == api.StateStopped { // what is reported as stopped may be given to another node
+		m.State, m.Reason, m.Message = api.StatePending, "", ""
+	}
 	_, interval, delay := limits(m.Restart)
 	m.NextStart = min(m.NextStart, e.now+api.Time(max(interval, delay))) // also after the clock was set back
 	if m.NextStart > e.now {

@@ -161,6 +161,8 @@ func (m *machine) barred(e env) string {
 	switch {
 	case !m.guarded(e) && m.Told:
 		return "not started: the servers still count on the guard"
+	case !m.guarded(e) && m.HA == api.HARestart && m.term != e.term: // disarming confirms nothing
+		return unconfirmed
 	case !m.guarded(e):
 		return ""
 	case !e.guard:
@@ -170,10 +172,12 @@ func (m *machine) barred(e env) string {
 	case e.doubt:
 		return "not started: no server has acknowledged this node's last beats"
 	case m.term != e.term:
-		return "not started: the servers have not confirmed the VM since this node lost its lease"
+		return unconfirmed
 	}
 	return ""
 }
+
+const unconfirmed = "not started: the servers have not confirmed the VM since this node lost its lease"
 
 // wavers: a copy of the VM to another node must not begin now.
 func (m *machine) wavers(e env) bool {
