@@ -109,8 +109,8 @@ func TestAVMMovesThroughTheNodes(t *testing.T) {
 func TestAMigrationSaysWhatItWaitsFor(t *testing.T) {
 	r, ns, vm := moving(t, 1, 2)
 	a, b := ns[0], ns[1]
-	a.upTo(api.MigrationCopying, api.MigrationAborting)
-	b.upTo(api.MigrationProposed, api.MigrationCopying)
+	a.upTo(api.MigrationCopying, api.MigrationSwitched, api.MigrationAborting)
+	b.upTo(api.MigrationProposed, api.MigrationCopying, api.MigrationSwitched)
 	mustCall[api.MigrationCreated](r, "Migration.Create", &api.MigrationCreate{VM: "web"})
 	got := r.move("web", api.MigrationProposed)
 	eventually(t, "the source is ready", func() bool {
