@@ -122,11 +122,11 @@ func (d *coldSend) note(p *part, vol *api.Volume, r io.Reader, sent api.Bytes, o
 		d.noted, d.then = now, done
 		over = true
 	}
-	rate := d.rate
+	rate, wire := d.rate, d.wire
 	p.mu.Unlock()
 	if over {
 		p.note(d.g.ID, hypervisor.MoveStats{
 			Total: d.all, Done: done, Remaining: max(0, d.all-done), Rate: rate, Elapsed: api.Duration(now.Sub(d.begun)),
-		}, d.wire, "")
+		}, wire, "")
 	}
 }

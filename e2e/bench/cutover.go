@@ -275,11 +275,10 @@ func (m *cutoverBench) print() {
 		d := m.parts[row]
 		slices.Sort(d)
 		ms := func(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
-		rank := func(p int) time.Duration { return d[(p*len(d)+99)/100-1] }
 		goal := ""
 		if row == rowAdded {
 			goal = fmt.Sprintf(" (goal: p50 <= %s, p99 <= %s)", cutoverP50, cutoverP99)
 		}
-		fmt.Printf("   %-50s %9.1f %9.1f %9.1f %9.1f   %d%s\n", row, ms(rank(50)), ms(rank(99)), ms(d[0]), ms(d[len(d)-1]), len(d), goal)
+		fmt.Printf("   %-50s %9.1f %9.1f %9.1f %9.1f   %d%s\n", row, ms(percentile(d, 50)), ms(percentile(d, 99)), ms(d[0]), ms(d[len(d)-1]), len(d), goal)
 	}
 }

@@ -60,9 +60,12 @@ func burst(n int, d time.Duration, work func(worker, i int) error, offset int) (
 	}
 	return result{
 		rate: float64(len(all)) / elapsed.Seconds(),
-		p50:  all[len(all)/2], p99: all[len(all)*99/100],
+		p50:  percentile(all, 50), p99: percentile(all, 99),
 	}, nil
 }
+
+// percentile of sorted values, by rank.
+func percentile[T any](sorted []T, p int) T { return sorted[(p*len(sorted)+99)/100-1] }
 
 // median of an odd or even number of values.
 func median(v []float64) float64 {

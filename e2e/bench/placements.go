@@ -109,7 +109,7 @@ func placeRound(ctx context.Context, f *fleet.Fleet, round, n, callers int) (pla
 	}
 	slices.Sort(s.took)
 	out.placed = float64(n) / s.last.Sub(begin).Seconds()
-	out.p50, out.p99 = s.took[n/2], s.took[n*99/100]
+	out.p50, out.p99 = percentile(s.took, 50), percentile(s.took, 99)
 	return out, nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -47,6 +48,7 @@ type duo struct {
 	from hypervisor.Migrator
 	to   *suite
 	dst  hypervisor.Migrator
+	left *atomic.Int32 // how often the driver has said that the guest of the last move has left
 }
 
 // RunMigrator runs the suite of drivers that move guests.
@@ -143,7 +145,8 @@ func (d *duo) prepare(m *hypervisor.Machine) *Link {
 	l := d.p.Link(d.T, false)
 	twin := d.p.Twin(d.T, m)
 	twin.Epoch = m.Epoch + 1
-	l.Machine = twin
+	left := new(atomic.Int32)
+	l.Machine, l.Gone, d.left = twin, func() { left.Add(1) }, left
 	return l
 }
 
@@ -200,6 +203,7 @@ func (d *duo) until(what string, f func() error) {
 // at the destination.
 func (d *duo) stayed(m *hypervisor.Machine) {
 	d.Helper()
+	must.Zero(d, d.left.Load(), must.Sprint("it has not left"))
 	d.until("running", func() error { return d.is(d.from, m.ID, api.StateRunning, "") })
 	d.until("gone", func() error { return d.dst.Attest(d.ctx, m.ID) })
 	d.talks(d.suite, m.ID, "stayed", false)
@@ -228,6 +232,7 @@ func moveRunning(d *duo) {
 	d.talks(d.suite, m.ID, "before", false)
 	l := d.prepare(m)
 	must.NoError(d, d.from.Move(d.ctx, m.ID, &l.Move))
+	must.Eq(d, 1, d.left.Load(), must.Sprint("told once that it has left, before the call has come back"))
 
 	must.Eq(d, "migrated", d.await(m.ID, hypervisor.EventStopped).Reason)
 	reason, ok := d.from.LastExit(d.ctx, m.ID)

@@ -1,7 +1,9 @@
 package libvirt
 
 import (
+	"context"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -33,6 +35,8 @@ func TestAProcessThatEndsDuringAMove(t *testing.T) {
 			f := newDaemon(t)
 			d := f.driver()
 			t.Cleanup(func() { must.NoError(t, d.Close()) })
+			looked := make(chan struct{}, 1)
+			d.cfg.Logger = slog.New(tells{slog.DiscardHandler, "a process has ended during a move", looked})
 			id := api.NewID()
 			dir := filepath.Join(filepath.Dir(f.socket), "qemu")
 			must.NoError(t, os.MkdirAll(dir, 0o755))
@@ -52,17 +56,34 @@ func TestAProcessThatEndsDuringAMove(t *testing.T) {
 			must.NoError(t, os.WriteFile(filepath.Join(dir, domainName(id)+".xml"), fmt.Appendf(nil, c.status, pid), 0o600))
 			must.NoError(t, in.Close())
 			_ = p.Wait()
-			if c.gone {
-				select {
-				case <-gone:
-				case <-time.After(10 * time.Second):
-					t.Fatal("nobody was told")
-				}
+			select {
+			case <-gone:
+				must.True(t, c.gone)
+			case <-looked:
+				must.False(t, c.gone)
+			case <-time.After(10 * time.Second):
+				t.Fatal("the end was not seen")
 			}
 			stop()
-			must.SliceEmpty(t, make([]struct{}, len(gone)))
+			must.Eq(t, 0, len(gone))
 		})
 	}
+}
+
+// tells is a log that tells when something is said.
+type tells struct {
+	slog.Handler
+	what string
+	said chan<- struct{}
+}
+
+func (h tells) Enabled(context.Context, slog.Level) bool { return true }
+
+func (h tells) Handle(_ context.Context, r slog.Record) error {
+	if r.Message == h.what {
+		h.said <- struct{}{}
+	}
+	return nil
 }
 
 func TestAWatchOfAProcessEnds(t *testing.T) {

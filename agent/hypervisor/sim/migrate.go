@@ -47,6 +47,9 @@ func (d *Driver) Move(ctx context.Context, id api.ID, m *hypervisor.Move) error 
 		for {
 			select {
 			case <-j.done:
+				if j.err == nil && m.Gone != nil {
+					m.Gone()
+				}
 				return j.err
 			case <-d.ctx.Done():
 				return errClosed
