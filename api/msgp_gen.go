@@ -18638,8 +18638,8 @@ func (z *PeerView) Msgsize() (s int) {
 func (z *Placement) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	// check for omitted fields
-	zb0001Len := uint32(25)
-	var zb0001Mask uint32 /* 25 bits */
+	zb0001Len := uint32(27)
+	var zb0001Mask uint32 /* 27 bits */
 	_ = zb0001Mask
 	if z.Namespace == "" {
 		zb0001Len--
@@ -18713,17 +18713,25 @@ func (z *Placement) MarshalMsg(b []byte) (o []byte, err error) {
 		zb0001Len--
 		zb0001Mask |= 0x200000
 	}
-	if z.Armed == false {
+	if z.Halted == false {
 		zb0001Len--
 		zb0001Mask |= 0x400000
 	}
-	if z.Fenced == "" {
+	if z.StopIndex == 0 {
 		zb0001Len--
 		zb0001Mask |= 0x800000
 	}
-	if z.CPUModel == "" {
+	if z.Armed == false {
 		zb0001Len--
 		zb0001Mask |= 0x1000000
+	}
+	if z.Fenced == "" {
+		zb0001Len--
+		zb0001Mask |= 0x2000000
+	}
+	if z.CPUModel == "" {
+		zb0001Len--
+		zb0001Mask |= 0x4000000
 	}
 	// variable map header, size zb0001Len
 	o = msgp.AppendMapHeader(o, zb0001Len)
@@ -18840,16 +18848,26 @@ func (z *Placement) MarshalMsg(b []byte) (o []byte, err error) {
 			o = msgp.AppendUint64(o, z.Seq)
 		}
 		if (zb0001Mask & 0x400000) == 0 { // if not omitted
+			// string "halted"
+			o = append(o, 0xa6, 0x68, 0x61, 0x6c, 0x74, 0x65, 0x64)
+			o = msgp.AppendBool(o, z.Halted)
+		}
+		if (zb0001Mask & 0x800000) == 0 { // if not omitted
+			// string "stop_index"
+			o = append(o, 0xaa, 0x73, 0x74, 0x6f, 0x70, 0x5f, 0x69, 0x6e, 0x64, 0x65, 0x78)
+			o = msgp.AppendUint64(o, uint64(z.StopIndex))
+		}
+		if (zb0001Mask & 0x1000000) == 0 { // if not omitted
 			// string "armed"
 			o = append(o, 0xa5, 0x61, 0x72, 0x6d, 0x65, 0x64)
 			o = msgp.AppendBool(o, z.Armed)
 		}
-		if (zb0001Mask & 0x800000) == 0 { // if not omitted
+		if (zb0001Mask & 0x2000000) == 0 { // if not omitted
 			// string "fenced"
 			o = append(o, 0xa6, 0x66, 0x65, 0x6e, 0x63, 0x65, 0x64)
 			o = msgp.AppendString(o, string(z.Fenced))
 		}
-		if (zb0001Mask & 0x1000000) == 0 { // if not omitted
+		if (zb0001Mask & 0x4000000) == 0 { // if not omitted
 			// string "cpu_model"
 			o = append(o, 0xa9, 0x63, 0x70, 0x75, 0x5f, 0x6d, 0x6f, 0x64, 0x65, 0x6c)
 			o = msgp.AppendString(o, z.CPUModel)
@@ -19053,6 +19071,22 @@ func (z *Placement) UnmarshalMsg(bts []byte) (o []byte, err error) {
 				err = msgp.WrapError(err, "Seq")
 				return
 			}
+		case "halted":
+			z.Halted, bts, err = msgp.ReadBoolBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Halted")
+				return
+			}
+		case "stop_index":
+			{
+				var zb0011 uint64
+				zb0011, bts, err = msgp.ReadUint64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "StopIndex")
+					return
+				}
+				z.StopIndex = Index(zb0011)
+			}
 		case "armed":
 			z.Armed, bts, err = msgp.ReadBoolBytes(bts)
 			if err != nil {
@@ -19061,13 +19095,13 @@ func (z *Placement) UnmarshalMsg(bts []byte) (o []byte, err error) {
 			}
 		case "fenced":
 			{
-				var zb0011 string
-				zb0011, bts, err = msgp.ReadStringBytes(bts)
+				var zb0012 string
+				zb0012, bts, err = msgp.ReadStringBytes(bts)
 				if err != nil {
 					err = msgp.WrapError(err, "Fenced")
 					return
 				}
-				z.Fenced = EvidenceKind(zb0011)
+				z.Fenced = EvidenceKind(zb0012)
 			}
 		case "cpu_model":
 			z.CPUModel, bts, err = msgp.ReadStringBytes(bts)
@@ -19093,7 +19127,7 @@ func (z *Placement) Msgsize() (s int) {
 	for za0003 := range z.Addresses {
 		s += msgp.StringPrefixSize + len(z.Addresses[za0003])
 	}
-	s += 11 + msgp.Int64Size + 11 + msgp.Int64Size + 12 + msgp.Int64Size + 13 + msgp.Uint64Size + 13 + msgp.Uint64Size + 8 + msgp.ArrayHeaderSize + (16 * (msgp.ByteSize)) + 4 + msgp.Uint64Size + 6 + msgp.BoolSize + 7 + msgp.StringPrefixSize + len(string(z.Fenced)) + 10 + msgp.StringPrefixSize + len(z.CPUModel)
+	s += 11 + msgp.Int64Size + 11 + msgp.Int64Size + 12 + msgp.Int64Size + 13 + msgp.Uint64Size + 13 + msgp.Uint64Size + 8 + msgp.ArrayHeaderSize + (16 * (msgp.ByteSize)) + 4 + msgp.Uint64Size + 7 + msgp.BoolSize + 11 + msgp.Uint64Size + 6 + msgp.BoolSize + 7 + msgp.StringPrefixSize + len(string(z.Fenced)) + 10 + msgp.StringPrefixSize + len(z.CPUModel)
 	return
 }
 
@@ -25938,8 +25972,8 @@ func (z *VMPower) Msgsize() (s int) {
 func (z *VMReport) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	// check for omitted fields
-	zb0001Len := uint32(15)
-	var zb0001Mask uint16 /* 15 bits */
+	zb0001Len := uint32(17)
+	var zb0001Mask uint32 /* 17 bits */
 	_ = zb0001Mask
 	if z.Epoch == 0 {
 		zb0001Len--
@@ -25993,12 +26027,20 @@ func (z *VMReport) MarshalMsg(b []byte) (o []byte, err error) {
 		zb0001Len--
 		zb0001Mask |= 0x2000
 	}
-	if z.Armed == false {
+	if z.Order == 0 {
 		zb0001Len--
 		zb0001Mask |= 0x4000
 	}
+	if z.Generation == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x8000
+	}
+	if z.Armed == false {
+		zb0001Len--
+		zb0001Mask |= 0x10000
+	}
 	// variable map header, size zb0001Len
-	o = append(o, 0x80|uint8(zb0001Len))
+	o = msgp.AppendMapHeader(o, zb0001Len)
 
 	// skip if no fields are to be emitted
 	if zb0001Len != 0 {
@@ -26074,6 +26116,16 @@ func (z *VMReport) MarshalMsg(b []byte) (o []byte, err error) {
 			o = msgp.AppendBool(o, z.Orphan)
 		}
 		if (zb0001Mask & 0x4000) == 0 { // if not omitted
+			// string "order"
+			o = append(o, 0xa5, 0x6f, 0x72, 0x64, 0x65, 0x72)
+			o = msgp.AppendUint64(o, uint64(z.Order))
+		}
+		if (zb0001Mask & 0x8000) == 0 { // if not omitted
+			// string "generation"
+			o = append(o, 0xaa, 0x67, 0x65, 0x6e, 0x65, 0x72, 0x61, 0x74, 0x69, 0x6f, 0x6e)
+			o = msgp.AppendUint64(o, z.Generation)
+		}
+		if (zb0001Mask & 0x10000) == 0 { // if not omitted
 			// string "armed"
 			o = append(o, 0xa5, 0x61, 0x72, 0x6d, 0x65, 0x64)
 			o = msgp.AppendBool(o, z.Armed)
@@ -26213,6 +26265,22 @@ func (z *VMReport) UnmarshalMsg(bts []byte) (o []byte, err error) {
 				err = msgp.WrapError(err, "Orphan")
 				return
 			}
+		case "order":
+			{
+				var zb0007 uint64
+				zb0007, bts, err = msgp.ReadUint64Bytes(bts)
+				if err != nil {
+					err = msgp.WrapError(err, "Order")
+					return
+				}
+				z.Order = Index(zb0007)
+			}
+		case "generation":
+			z.Generation, bts, err = msgp.ReadUint64Bytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Generation")
+				return
+			}
 		case "armed":
 			z.Armed, bts, err = msgp.ReadBoolBytes(bts)
 			if err != nil {
@@ -26233,11 +26301,11 @@ func (z *VMReport) UnmarshalMsg(bts []byte) (o []byte, err error) {
 
 // Msgsize returns an upper bound estimate of the number of bytes occupied by the serialized message
 func (z *VMReport) Msgsize() (s int) {
-	s = 1 + 6 + msgp.ArrayHeaderSize + (16 * (msgp.ByteSize)) + 6 + msgp.Uint64Size + 6 + msgp.StringPrefixSize + len(string(z.State)) + 7 + msgp.StringPrefixSize + len(z.Reason) + 8 + msgp.StringPrefixSize + len(z.Message) + 8 + msgp.Uint64Size + 8 + msgp.Uint64Size + 7 + msgp.Uint64Size + 9 + msgp.Uint32Size + 11 + msgp.Int64Size + 5 + msgp.Int64Size + 4 + msgp.Uint64Size + 10 + msgp.ArrayHeaderSize
+	s = 3 + 6 + msgp.ArrayHeaderSize + (16 * (msgp.ByteSize)) + 6 + msgp.Uint64Size + 6 + msgp.StringPrefixSize + len(string(z.State)) + 7 + msgp.StringPrefixSize + len(z.Reason) + 8 + msgp.StringPrefixSize + len(z.Message) + 8 + msgp.Uint64Size + 8 + msgp.Uint64Size + 7 + msgp.Uint64Size + 9 + msgp.Uint32Size + 11 + msgp.Int64Size + 5 + msgp.Int64Size + 4 + msgp.Uint64Size + 10 + msgp.ArrayHeaderSize
 	for za0002 := range z.Addresses {
 		s += msgp.StringPrefixSize + len(z.Addresses[za0002])
 	}
-	s += 7 + msgp.BoolSize + 6 + msgp.BoolSize
+	s += 7 + msgp.BoolSize + 6 + msgp.Uint64Size + 11 + msgp.Uint64Size + 6 + msgp.BoolSize
 	return
 }
 

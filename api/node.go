@@ -301,6 +301,10 @@ type VMReport struct {
 	Addresses []string `json:"addresses,omitempty" msg:"addresses,omitempty"`
 	// Orphan: a domain with our name and no journal entry and no order.
 	Orphan bool `json:"orphan,omitempty" msg:"orphan,omitempty"`
+	// Order is the index of the newest order for the VM that the node had taken in,
+	// of that Generation.
+	Order      Index  `json:"order,omitempty" msg:"order,omitempty"`
+	Generation uint64 `json:"generation,omitempty" msg:"generation,omitempty"`
 	// Armed: the VM is armed at the guard at Epoch, and the node takes it back only
 	// after a report without this was acknowledged.
 	Armed bool `json:"armed,omitempty" msg:"armed,omitempty"`

@@ -57,6 +57,11 @@ type Placement struct {
 	// Session and Seq of the last report taken; older ones are ignored.
 	Session ID     `json:"-" msg:"session,omitempty"`
 	Seq     uint64 `json:"-" msg:"seq,omitempty"`
+	// Halted: the node has said that the VM has stopped, and knew the order to stop
+	// it, which is of StopIndex. A word from before that order may be overtaken: the
+	// node may have been ordered to run the VM in between.
+	Halted    bool  `json:"-" msg:"halted,omitempty"`
+	StopIndex Index `json:"-" msg:"stop_index,omitempty"`
 	// Armed: the node's own word that the VM is armed at its guard at this epoch.
 	Armed bool `json:"armed,omitempty" msg:"armed,omitempty"`
 	// Fenced is the evidence that the VM runs no more where it was, at this epoch;

@@ -296,7 +296,7 @@ func (n *fakeNode) obey(ctx context.Context) {
 func (n *fakeNode) carryOut(ctx context.Context, b *api.OrderBatch) {
 	r := &api.NodeReport{NodeID: n.node.ID, SessionID: n.session}
 	for _, o := range b.Orders {
-		v := api.VMReport{VMID: o.VMID, Epoch: o.Epoch, Seq: n.seq.Add(1), Time: api.TimeOf(time.Now())}
+		v := api.VMReport{VMID: o.VMID, Epoch: o.Epoch, Order: o.Index, Generation: b.Generation, Seq: n.seq.Add(1), Time: api.TimeOf(time.Now())}
 		switch {
 		case o.Stop:
 			v.State = api.StateAbsent

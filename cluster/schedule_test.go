@@ -133,7 +133,7 @@ func (w *schedWorld) report(vm api.ID, state api.VMState) {
 	p := w.fsm.State().Placement(vm)
 	must.NotNil(w.t, p)
 	w.do(&fsm.NodeReports{Reports: []api.NodeReport{{NodeID: p.NodeID, SessionID: w.fsm.State().Session(p.NodeID),
-		VMs: []api.VMReport{{VMID: vm, Epoch: p.Epoch, State: state, Version: 1, Seq: w.index + 1}}}}})
+		VMs: []api.VMReport{{VMID: vm, Epoch: p.Epoch, State: state, Version: 1, Seq: w.index + 1, Order: w.index, Generation: w.fsm.State().Generation()}}}}})
 }
 
 // lead runs the loop for the time of fn, and waits for its end.

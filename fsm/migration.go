@@ -420,7 +420,7 @@ func (tx *Txn) commitMove(m *api.Migration) {
 	vmDef.put(tx, &v)
 	q := *p
 	q.NodeID, q.Epoch, q.Session, q.Seq, q.ModifyIndex = m.To, v.Epoch, api.ID{}, 0, tx.index
-	q.Armed, q.Fenced = false, ""
+	q.Armed, q.Fenced, q.Halted = false, "", false
 	q.Desired = vm.Power
 	if m.Mode != api.MigrateCold {
 		q.State, q.Reason, q.Message, q.StateTime = api.StatePaused, "switch-over", "", tx.now
@@ -446,7 +446,7 @@ func (tx *Txn) regrant(m *api.Migration) {
 	v, q := *vm, *p
 	v.Epoch = max(vm.Epoch, p.Epoch) + 1
 	q.Epoch, q.ModifyIndex = v.Epoch, tx.index
-	q.Armed, q.Fenced = false, "" // what was known was of the epoch before
+	q.Armed, q.Fenced, q.Halted = false, "", false // what was known was of the epoch before
 	vmDef.put(tx, &v)
 	placementDef.put(tx, &q)
 }

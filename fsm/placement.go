@@ -253,17 +253,9 @@ func (tx *Txn) placeAdmit(it *PlaceItem, vm *api.VM, p *api.Placement) (api.Epoc
 	q := *p
 	q.Desired, q.Reserved = vm.Power, api.Resources{CPU: ask.CPU, Memory: ask.Memory}
 	q.CPUModel, q.ModifyIndex = tx.startModel(&vm.Spec, n), tx.index
-	tx.mayRun(&q)
+	q.Halted = false
 	placementDef.put(tx, &q)
 	return q.Epoch, nil
-}
-
-// mayRun notes that a node is ordered to run a VM: that it said before that the VM
-// had stopped counts no more.
-func (tx *Txn) mayRun(p *api.Placement) {
-	if p.Desired != api.PowerStopped && !p.State.Holds() {
-		p.State, p.Reason, p.Message, p.StateTime = api.StatePending, "", "", tx.now
-	}
 }
 
 // placeRelease gives up the placement of a VM that needs no node. The node
@@ -276,7 +268,7 @@ func (tx *Txn) placeRelease(vm *api.VM, p *api.Placement) (api.Epoch, error) {
 	switch {
 	case p == nil:
 		return 0, raced("the VM has no placement")
-	case vm.Power != api.PowerStopped || p.Reserved != (api.Resources{}) || p.State.Holds():
+	case vm.Power != api.PowerStopped || p.Reserved != (api.Resources{}) || !p.Halted:
 		return 0, raced("the VM has not stopped")
 	}
 	for _, v := range tx.s.DiskVolumes(vm) {

@@ -140,6 +140,31 @@ func TestStoppedVMWithoutLocalDiskIsReleased(t *testing.T) {
 	must.NotNil(t, w.s().Placement(id('m', 1)), must.Sprint("the old node's word does not touch the new owner"))
 }
 
+// A word from before the order to stop may be overtaken: in between the node was
+// ordered to run the VM, and may be doing so.
+func TestAStaleWordThatAVMHasStoppedReleasesNothing(t *testing.T) {
+	w := region(t, 2)
+	w.vm(1, shared("root"))
+	p := w.placed(1, 1)
+	stop := func() { w.ok(&VMPower{ID: id('m', 1), Action: "stop"}) }
+	stop()
+	w.report(1, 1, p.Epoch, api.StateStopped)
+	stale := w.index // what the node knew when it said so
+	w.ok(&VMPower{ID: id('m', 1), Action: "start"})
+	must.Nil(t, w.place(w.item(PlaceAdmit, 1, 1)).Err)
+	stop()
+	release := func() *api.Error { return w.place(w.item(PlaceRelease, 1, 0)).Err }
+	must.NotNil(t, release(), must.Sprint("the node has not been heard of since it was to run it"))
+	w.report(1, 1, p.Epoch, api.StateStopped, func(r *api.VMReport) { r.Order = stale })
+	must.NotNil(t, release(), must.Sprint("it said so before it was to run it"))
+	w.report(1, 1, p.Epoch, api.StateStopped, func(r *api.VMReport) { r.Generation++ })
+	must.NotNil(t, release(), must.Sprint("indexes of another generation are not comparable"))
+	w.report(1, 1, p.Epoch, api.StateRunning)
+	must.NotNil(t, release())
+	w.report(1, 1, p.Epoch, api.StateStopped)
+	must.Nil(t, release())
+}
+
 func TestStoppedVMWithLocalDiskKeepsItsPlacement(t *testing.T) {
 	w := region(t, 1)
 	w.vm(1, local("root"))

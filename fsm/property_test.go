@@ -54,7 +54,7 @@ func (w *world) command(r *rapid.T) Command {
 	case 10, 11, 12:
 		rep := api.NodeReport{NodeID: id('n', node), SessionID: id('s', node)}
 		rep.VMs = []api.VMReport{{VMID: m, Epoch: epoch, State: api.VMState(pick("state", "running", "running", "stopped", "failed", "absent", "paused", "unknown")),
-			Seq: w.index, Time: w.now, Version: uint64(rapid.IntRange(1, 3).Draw(r, "version"))}}
+			Seq: w.index, Order: w.index - uint64(rapid.IntRange(0, 1).Draw(r, "before")), Generation: w.s().Generation(), Time: w.now, Version: uint64(rapid.IntRange(1, 3).Draw(r, "version"))}}
 		for _, v := range volumeIDs(n, 3) {
 			rep.Volumes = append(rep.Volumes, api.VolumeReport{ID: v, State: api.VolumeState(pick("vol", "ready", "failed", "absent"))})
 		}

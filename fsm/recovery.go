@@ -104,7 +104,10 @@ func (tx *Txn) own(vm *api.VM, p *api.Placement, n *api.Node, r *api.VMReport) {
 	}
 	// A node that had not heard of its newest epoch does not take it back.
 	q.NodeID, q.Epoch = n.ID, max(q.Epoch, r.Epoch)
-	q.Desired = vm.Power
+	q.Desired, q.Halted = vm.Power, false
+	if vm.Power == api.PowerStopped {
+		q.StopIndex = tx.index
+	}
 	q.Session, q.Seq = api.ID{}, 0
 	q.Armed, q.Fenced = false, ""
 	q.Reserved = api.Resources{}
@@ -176,7 +179,7 @@ func (c *RecoveryEnd) apply(tx *Txn) (any, error) {
 		v, q := *vm, *p
 		v.Epoch = max(vm.Epoch, p.Epoch) + 1
 		q.Epoch, q.ModifyIndex = v.Epoch, tx.index
-		q.Armed, q.Fenced = false, "" // what was known was of the epoch before
+		q.Armed, q.Fenced, q.Halted = false, "", false // what was known was of the epoch before
 		vmDef.put(tx, &v)
 		placementDef.put(tx, &q)
 	}

@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/api/mutant"
 )
 
 // NodeReports is what nodes say of their VMs, volumes and images. What does not
@@ -133,6 +134,8 @@ func (tx *Txn) observe(vm *api.VM, old *api.Placement, session api.ID, r *api.VM
 	p.RunningVersion, p.DoneReboots, p.DoneResets = r.Version, r.Reboots, r.Resets
 	p.Restarts, p.StartTime = r.Restarts, r.StartTime
 	p.Armed = r.Armed
+	known := r.Generation == tx.s.Generation() && r.Order >= p.StopIndex || mutant.On(mutant.HeedAnyStop)
+	p.Halted = p.Desired == api.PowerStopped && !p.State.Holds() && (known || p.Halted)
 	p.Addresses = nil
 	if len(r.Addresses) > 0 {
 		p.Addresses = r.Addresses
@@ -161,7 +164,7 @@ func (tx *Txn) observe(vm *api.VM, old *api.Placement, session api.ID, r *api.VM
 func samePlacement(a, b *api.Placement) bool {
 	return a.State == b.State && a.Reason == b.Reason && a.Message == b.Message && a.RunningVersion == b.RunningVersion &&
 		a.DoneReboots == b.DoneReboots && a.DoneResets == b.DoneResets && a.Restarts == b.Restarts && a.StartTime == b.StartTime &&
-		a.Reserved == b.Reserved && a.Armed == b.Armed && slices.Equal(a.Addresses, b.Addresses)
+		a.Reserved == b.Reserved && a.Armed == b.Armed && a.Halted == b.Halted && slices.Equal(a.Addresses, b.Addresses)
 }
 
 // orphan records a domain that Raft does not know, once.

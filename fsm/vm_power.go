@@ -104,12 +104,16 @@ func (tx *Txn) setPower(vm *api.VM, power api.Power, force bool) *api.VM {
 		return &v
 	}
 	q := *p
-	q.Desired = power
+	if q.Desired = power; power != p.Desired {
+		q.Halted = false
+		if power == api.PowerStopped {
+			q.StopIndex = tx.index
+		}
+	}
 	if power == api.PowerStopped && !q.State.Holds() {
 		q.Reserved = api.Resources{}
 	}
-	tx.mayRun(&q)
-	if q.Desired == p.Desired && q.Reserved == p.Reserved && q.State == p.State {
+	if q.Desired == p.Desired && q.Reserved == p.Reserved {
 		return &v
 	}
 	q.ModifyIndex = tx.index

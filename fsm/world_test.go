@@ -223,7 +223,7 @@ func (w *world) released(n, node int) {
 // report says the state of VM number n from a node, at an epoch.
 func (w *world) report(node, n int, epoch api.Epoch, state api.VMState, more ...func(*api.VMReport)) {
 	w.t.Helper()
-	r := api.VMReport{VMID: id('m', n), Epoch: epoch, State: state, Time: w.now, Seq: w.index}
+	r := api.VMReport{VMID: id('m', n), Epoch: epoch, State: state, Time: w.now, Seq: w.index, Order: w.index, Generation: w.s().Generation()}
 	if vm := w.s().VM(r.VMID); vm != nil {
 		r.Version = vm.SpecVersion
 	}

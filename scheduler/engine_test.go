@@ -97,7 +97,7 @@ func (w *world) report(vm api.ID, state api.VMState) {
 	p := w.f.State().Placement(vm)
 	w.must(&fsm.NodeReports{Reports: []api.NodeReport{{
 		NodeID: p.NodeID, SessionID: w.f.State().Session(p.NodeID),
-		VMs: []api.VMReport{{VMID: vm, Epoch: p.Epoch, State: state, Seq: w.index + 1, Version: 1}},
+		VMs: []api.VMReport{{VMID: vm, Epoch: p.Epoch, State: state, Seq: w.index + 1, Version: 1, Order: w.index, Generation: w.f.State().Generation()}},
 	}}})
 }
 

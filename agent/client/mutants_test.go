@@ -69,6 +69,7 @@ var mutations = []mutation{
 	{mutant.FenceUnarmed, "a lease is evidence of what was armed only"},
 	{mutant.OldOrders, "L4 a lease that ran out voids the orders"},
 	{mutant.HeedAnyAck, "L6 an acknowledgement counts while the VM is confirmed"},
+	{mutant.HeedAnyStop, "a VM has stopped when its node says so knowing of the order"},
 	{mutant.DisarmUntold, "L6 the guard lets go after the servers know"},
 	{mutant.GuardlessRuns, "L7 without a guard the agent ends what is armed"},
 }

@@ -224,6 +224,9 @@ func step(m machine, ev event, e env) (machine, output) {
 		m.finish(ev, e, &out)
 	}
 	m.settleHold(e, &out)
+	if out.verdict == orderAccepted && m.Desired == api.PowerStopped && !m.Alive {
+		out.retell = true // a word from before the order to stop is not enough for the servers
+	}
 	if m.busy == opNone {
 		out.op = m.decide(e, &out)
 		m.busy = out.op
@@ -483,6 +486,7 @@ func (m *machine) report() api.VMReport {
 	r := api.VMReport{
 		VMID: m.ID, Epoch: max(m.Epoch, m.RunEpoch), State: m.State, Reason: m.Reason, Message: m.Message,
 		Reboots: m.DoneReboots, Resets: m.DoneResets, Restarts: m.Restarts, Armed: m.saysArmed(),
+		Order: api.Index(m.Index), Generation: m.Generation,
 	}
 	if r.Message == "" {
 		r.Message = m.hold.why

@@ -160,7 +160,7 @@ func (m *machine) decideAbsent(e env, out *output) op {
 	if m.Ended {
 		return opNone
 	}
-	if m.State == api.StateStopped { // what is reported as stopped may be given to another node
+	if m.State == api.StateStopped { // it is to run
 		m.State, m.Reason, m.Message = api.StatePending, "", ""
 	}
 	_, interval, delay := limits(m.Restart)

@@ -63,6 +63,7 @@ const (
 	FenceUnarmed     Name = "fence-unarmed"
 	OldOrders        Name = "old-orders"
 	HeedAnyAck       Name = "heed-any-ack"
+	HeedAnyStop      Name = "heed-any-stop"
 	DisarmUntold     Name = "disarm-untold"
 	GuardlessRuns    Name = "guardless-runs"
 )
