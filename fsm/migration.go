@@ -338,30 +338,6 @@ func (tx *Txn) putMigration(old, m *api.Migration) *api.Migration {
 	return m
 }
 
-// side is an end with what is known of its node. What was said before the
-// node's machine was started anew counts no more.
-func (tx *Txn) side(vm, node api.ID, e api.MigrationEnd) side { return sideOf(tx.s, vm, node, e) }
-
-func sideOf(s *State, vm, node api.ID, e api.MigrationEnd) side {
-	if n := s.Node(node); n != nil && e.BootID != "" && e.BootID != n.BootID {
-		e = api.MigrationEnd{State: api.EndUnknown, Attempt: e.Attempt, Clean: e.Clean}
-	}
-	out := side{MigrationEnd: e, lost: !node.IsZero() && lostFor(s, vm, node)}
-	// Of one that stood still for the switch-over, or was gone, it is known that it did not go on.
-	stood := e.State == api.EndSwitched || e.State == api.EndAbsent
-	out.ahead = out.lost && !stood && sharesDisk(s, s.VM(vm)) && !mutant.On(mutant.ContinueOlder)
-	return out
-}
-
-// sharesDisk reports whether a VM that may be restarted elsewhere has a disk that
-// several nodes reach.
-func sharesDisk(s *State, vm *api.VM) bool {
-	if vm == nil || vm.Spec.HA.Policy != api.HARestart { // another waits for its node
-		return false
-	}
-	return slices.ContainsFunc(s.DiskVolumes(vm), func(v *api.Volume) bool { return v != nil && v.NodeID.IsZero() })
-}
-
 // carryOut changes a migration as was decided; false when nothing is to be done.
 func (tx *Txn) carryOut(m *api.Migration, what move) bool {
 	switch what {

@@ -41,3 +41,21 @@ func TestTheOnlyCopyIsNotEndedOnAnOldWord(t *testing.T) {
 	must.Eq(t, moveWait, decideMove(m, say(api.EndPresent, 0), say(api.EndReady, 1)))
 	must.Eq(t, moveKillDest, decideMove(m, say(api.EndPresent, 1), say(api.EndReady, 1)))
 }
+
+// All that such a VM keeps is on the shared disk, so it can start anew from it. One
+// with a disk on the lost node has nothing but its copy.
+func TestACopyIsBehindWhenAllDisksAreShared(t *testing.T) {
+	for want, disks := range map[bool][]api.Disk{true: {shared("root")}, false: {local("root"), shared("data")}} {
+		w := region(t, 2)
+		w.vm(1, disks...)
+		w.placed(1, 1)
+		end := api.MigrationEnd{State: api.EndCopying, Attempt: 1}
+		must.False(t, sideOf(w.s(), id('m', 1), id('n', 1), end).ahead, must.Sprint("its node is not lost"))
+		w.ok(&NodeStatus{Items: []NodeStatusItem{{NodeID: id('n', 1), Status: api.NodeSuspect}}})
+		w.ok(w.lost(1, api.EvidenceOperator))
+		must.Eq(t, want, sideOf(w.s(), id('m', 1), id('n', 1), end).ahead)
+		for _, stood := range []api.EndState{api.EndSwitched, api.EndAbsent} {
+			must.False(t, sideOf(w.s(), id('m', 1), id('n', 1), api.MigrationEnd{State: stood, Attempt: 1}).ahead)
+		}
+	}
+}

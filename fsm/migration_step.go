@@ -1,6 +1,8 @@
 package fsm
 
 import (
+	"slices"
+
 	"github.com/novacron/novacron/api"
 	"github.com/novacron/novacron/api/mutant"
 )
@@ -39,6 +41,31 @@ type side struct {
 	// ahead: it is lost, and the guest may have gone on there after it was copied, on
 	// a disk that both ends share: its memory elsewhere would be older than its disk.
 	ahead bool
+}
+
+// side is an end with what is known of its node. What was said before the
+// node's machine was started anew counts no more.
+func (tx *Txn) side(vm, node api.ID, e api.MigrationEnd) side { return sideOf(tx.s, vm, node, e) }
+
+func sideOf(s *State, vm, node api.ID, e api.MigrationEnd) side {
+	if n := s.Node(node); n != nil && e.BootID != "" && e.BootID != n.BootID {
+		e = api.MigrationEnd{State: api.EndUnknown, Attempt: e.Attempt, Clean: e.Clean}
+	}
+	out := side{MigrationEnd: e, lost: !node.IsZero() && lostFor(s, vm, node)}
+	// Of one that stood still for the switch-over, or was gone, it is known that it did not go on.
+	stood := e.State == api.EndSwitched || e.State == api.EndAbsent
+	out.ahead = out.lost && !stood && onShared(s, s.VM(vm)) && !mutant.On(mutant.ContinueOlder)
+	return out
+}
+
+// onShared reports whether all that a VM keeps is on disks that several nodes reach.
+// Of one with a disk on a lost node nothing is left but its copy.
+func onShared(s *State, vm *api.VM) bool {
+	if vm == nil {
+		return false
+	}
+	vols := s.DiskVolumes(vm)
+	return len(vols) > 0 && !slices.ContainsFunc(vols, func(v *api.Volume) bool { return v == nil || !v.NodeID.IsZero() })
 }
 
 // decideMove says what follows for a migration.

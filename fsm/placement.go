@@ -1,6 +1,9 @@
 package fsm
 
-import "github.com/novacron/novacron/api"
+import (
+	"github.com/novacron/novacron/api"
+	"github.com/novacron/novacron/api/mutant"
+)
 
 // The actions of a PlaceItem.
 const (
@@ -258,6 +261,12 @@ func (tx *Txn) placeAdmit(it *PlaceItem, vm *api.VM, p *api.Placement) (api.Epoc
 	return q.Epoch, nil
 }
 
+// Halted reports whether the VM is known to have stopped where it is placed, and
+// was not to run since: another node may start it.
+func Halted(p *api.Placement) bool {
+	return p.Halted || mutant.On(mutant.HeedAnyStop) && !p.State.Holds()
+}
+
 // placeRelease gives up the placement of a VM that needs no node. The node
 // keeps an order to forget it. A VM that waits to be moved has a use for it: it is
 // what the move starts from.
@@ -268,7 +277,7 @@ func (tx *Txn) placeRelease(vm *api.VM, p *api.Placement) (api.Epoch, error) {
 	switch {
 	case p == nil:
 		return 0, raced("the VM has no placement")
-	case vm.Power != api.PowerStopped || p.Reserved != (api.Resources{}) || !p.Halted:
+	case vm.Power != api.PowerStopped || p.Reserved != (api.Resources{}) || !Halted(p):
 		return 0, raced("the VM has not stopped")
 	}
 	for _, v := range tx.s.DiskVolumes(vm) {

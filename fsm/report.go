@@ -4,7 +4,6 @@ import (
 	"slices"
 
 	"github.com/novacron/novacron/api"
-	"github.com/novacron/novacron/api/mutant"
 )
 
 // NodeReports is what nodes say of their VMs, volumes and images. What does not
@@ -134,7 +133,7 @@ func (tx *Txn) observe(vm *api.VM, old *api.Placement, session api.ID, r *api.VM
 	p.RunningVersion, p.DoneReboots, p.DoneResets = r.Version, r.Reboots, r.Resets
 	p.Restarts, p.StartTime = r.Restarts, r.StartTime
 	p.Armed = r.Armed
-	known := r.Generation == tx.s.Generation() && r.Order >= p.StopIndex || mutant.On(mutant.HeedAnyStop)
+	known := r.Generation == tx.s.Generation() && r.Order >= p.StopIndex
 	p.Halted = p.Desired == api.PowerStopped && !p.State.Holds() && (known || p.Halted)
 	p.Addresses = nil
 	if len(r.Addresses) > 0 {

@@ -43,7 +43,7 @@ func Needs(s *fsm.State, vm *api.VM, p *api.Placement) Need {
 	case underWay(s, vm): // it is looked at again when the move has ended
 	case vm.Power != api.PowerStopped:
 		return NeedAdmit
-	case p.Halted && s.MigrationOf(vm.ID) == nil: // else a move starts from there
+	case fsm.Halted(p) && s.MigrationOf(vm.ID) == nil: // else a move starts from there
 		for _, v := range s.DiskVolumes(vm) {
 			if v != nil && !v.NodeID.IsZero() {
 				return NeedNothing

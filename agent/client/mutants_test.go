@@ -88,6 +88,11 @@ func TestMutants(t *testing.T) {
 			fmt.Printf("%-24s %-58s %9s %8.2f\n", b.name, b.rule, "SURVIVES", took.Seconds())
 			continue
 		}
+		mutant.Set("")
+		if bad, _ := simulate(n, false); len(bad) > 0 {
+			t.Errorf("%s is not what breaks seed %d: %s", b.name, n, bad[0])
+			continue
+		}
 		caught++
 		fmt.Printf("%-24s %-58s %9d %8.2f\n", b.name, b.rule, n, took.Seconds())
 		if *mutantWhy {

@@ -193,16 +193,20 @@ func (h *simHost) bereft(j *simJob) {
 	case j.switched && h.w.chance(2):
 		late := *j
 		mem, disk := h.mem, h.local
-		h.w.at(h.w.dur(45*time.Second), func() {
+		j.to.ripens = func(told bool) {
 			if to := late.to; to.pid == late.pid && to.d.kind == domPaused && to.d.reason == hypervisor.ReasonIncoming {
 				h.w.trace("what came in on %s is whole", to.name)
 				to.d.reason, to.mem = hypervisor.ReasonComplete, mem
 				if !h.w.ha {
 					to.local = disk
 				}
-				to.event()
+				if told {
+					to.event()
+				}
 			}
-		})
+		}
+		ripens := j.to.ripens
+		h.w.at(h.w.dur(45*time.Second), func() { ripens(true) })
 	case h.w.chance(2): // nothing more comes
 	default:
 		j.ends()

@@ -33,6 +33,7 @@ type simHost struct {
 	local   int           // how far the local disk is, 0 none, -1 half copied
 	aside   bool          // an old disk was set aside
 	job     *simJob       // a guest or its disks that go out from here
+	ripens  func(bool)    // makes what comes in whole, of what was on its way; the hypervisor may tell
 	gate    api.ID        // the migration whose tunnel is let in
 	pid     int
 	wdOpen  bool
@@ -94,13 +95,6 @@ func (w *simWorld) lost(h *simHost) {
 		return
 	}
 	w.over = true
-	for _, o := range w.hosts {
-		// What it did since it was copied is lost, as with any power cut. With a shared
-		// disk it is not: its memory must not go back behind its disk.
-		if o != h && o.whole() && o.d.kind != domRunning && !w.ha {
-			w.newest = min(w.newest, o.mem)
-		}
-	}
 }
 
 // dies ends the guest's process by no order.

@@ -14,6 +14,7 @@ type truth struct {
 	san    int  // how far the disk in the shared pool is
 	fresh  bool // the disk was not made yet
 	over   bool // the newest run was ended by an order, or lost a copy to trouble
+	ran    bool // it did anything
 	ranOn  *simHost
 	ranAt  api.Epoch
 	ended  time.Duration // when it stopped running last
@@ -47,11 +48,11 @@ func (h *simHost) elsewhere() bool {
 
 // begun: a new run of the guest begins from the disk that a host has.
 func (w *simWorld) begun(h *simHost) {
-	if !w.over {
+	if !w.over && w.ran {
 		w.violation("%s starts the guest anew, and nothing had ended it", h.name)
 	}
 	w.run++
-	w.over = false
+	w.over, w.ran = false, false
 	h.guest, h.mem = w.run, *h.disk()
 }
 
@@ -62,7 +63,7 @@ func (w *simWorld) ends(h *simHost, m machine) {
 	}
 	switch {
 	case !h.whole() || w.over:
-	case m.Phase == phaseFence: // in the guard's place
+	case m.Phase == phaseFence || m.Phase == phaseStop && m.hold.bare > 0: // in the guard's place
 		w.lost(h)
 	case m.Desired == api.PowerStopped || m.Tomb > 0 && w.state().VM(vm1).Power == api.PowerStopped:
 		w.over = true
@@ -74,15 +75,16 @@ func (w *simWorld) ends(h *simHost, m machine) {
 	}
 }
 
-// doubted: the source of a move cannot say that the guest did not go on there, on a
-// disk that both ends share. It starts anew from the disk.
+// doubted: the source of a move cannot say that the guest did not go on there. It
+// starts anew from the disk that it had there.
 func (w *simWorld) doubted(move api.ID) bool {
 	g, p := w.state().Migration(move), w.state().Placement(vm1)
-	if !w.ha || g == nil {
+	if g == nil {
 		return false
 	}
 	stood := g.Source.State == api.EndSwitched || g.Source.State == api.EndAbsent
-	return g.Source.State == api.EndDied || p != nil && p.NodeID == g.From && p.Fenced != "" && !stood
+	from := w.host(g.From).record.Move // what it says may have changed since
+	return g.Source.State == api.EndDied || from.ID == move && from.Died || p != nil && p.NodeID == g.From && p.Fenced != "" && !stood
 }
 
 // runs checks that the guest runs once, where it may, from what it was last.
@@ -107,6 +109,7 @@ func (w *simWorld) runs(h *simHost) {
 		w.restarts++
 		w.margin = min(w.margin, w.now-w.ended)
 	}
+	w.ran = true
 	w.trace("the guest runs on %s at %d", h.name, epoch)
 	w.newest = max(h.mem, *disk) + 1
 	h.mem, *disk = w.newest, w.newest

@@ -94,6 +94,9 @@ func (m *machine) decideAlive(e env, out *output) op {
 		m.Message = "the domain was given a newer epoch than the order: left alone"
 		return opNone
 	}
+	if m.remnant() {
+		return m.stop(true, e, out)
+	}
 	if m.Desired == api.PowerStopped {
 		return m.stop(m.Force, e, out)
 	}
@@ -128,6 +131,13 @@ func (m *machine) decideAlive(e env, out *output) op {
 		}
 	}
 	return m.decideCounters()
+}
+
+// remnant: what is here is half a guest that began to come in when its move was
+// over here already, as when the hypervisor comes late to a call. It will never be
+// whole, and the VM is of this node now.
+func (m *machine) remnant() bool {
+	return m.Move.IsZero() && m.dom.kind == domPaused && m.dom.reason == hypervisor.ReasonIncoming
 }
 
 // decideCounters executes a reboot or a reset. It is counted as done in the

@@ -128,3 +128,53 @@ func TestANewAttemptHasNotLeft(t *testing.T) {
 	s.see(dom{kind: domPaused, reason: hypervisor.ReasonMigrating, epoch: 1}) // it cannot be, and counts all the same
 	must.Eq(t, api.EndSwitched, s.told())
 }
+
+// Nobody knows whether a guest that ended with its machine had gone on since it was
+// copied: it starts anew from the disk that it had here.
+func TestAGuestThatEndedWithItsMachineMayBeAheadOfItsCopy(t *testing.T) {
+	for boot, want := range map[string]api.EndState{"b2": api.EndDied, "b1": api.EndAbsent} {
+		s := running(t)
+		must.Eq(t, opNone, s.move(api.MigrationPrepared, 0))
+		must.Eq(t, opMoveOut, s.move(api.MigrationCopying, 1))
+		s.m, s.e.boot = newMachine(s.m.record, true), boot
+		must.Eq(t, opNone, s.see(dom{kind: domAbsent}))
+		must.Eq(t, opMoveEnd, s.move(api.MigrationCopying, 1), must.Sprint("what the agent before had begun ends"))
+		must.Eq(t, opInspect, s.done(resOK))
+		must.Eq(t, opMoveAttest, s.see(dom{kind: domAbsent}))
+		must.Eq(t, opNone, s.done(resOK))
+		must.Eq(t, want, s.told())
+	}
+	s := running(t)
+	must.Eq(t, opNone, s.move(api.MigrationPrepared, 0))
+	must.Eq(t, opMoveOut, s.move(api.MigrationCopying, 1))
+	must.Eq(t, opInspect, s.done(resOK))
+	s.m, s.e.boot = newMachine(s.m.record, true), "b2"
+	must.Eq(t, opNone, s.see(dom{kind: domAbsent}))
+	must.Eq(t, opMoveAttest, s.move(api.MigrationSwitched, 1))
+	must.Eq(t, opNone, s.done(resOK))
+	must.Eq(t, api.EndAbsent, s.told(), must.Sprint("the call that sent it had said that it has left"))
+}
+
+// A hypervisor may come to a call that it was given after the move was over, and
+// after it was proved that nothing is there.
+func TestWhatComesInLateIsNoGuestOfAVMThatIsOwnedHere(t *testing.T) {
+	half := dom{kind: domPaused, reason: hypervisor.ReasonIncoming, epoch: 1}
+	for _, power := range []api.Power{api.PowerRunning, api.PowerStopped, api.PowerPaused} {
+		s := newScript(t)
+		o := runOrder()
+		o.Epoch, o.Desired = 2, power
+		must.Eq(t, opInspect, s.order(o))
+		must.Eq(t, opDestroy, s.see(half), must.Sprint("it is neither resumed nor left"))
+		after := s.done(resOK)
+		if power == api.PowerStopped {
+			must.Eq(t, opNone, after)
+			must.Eq(t, api.StateStopped, s.m.State)
+			continue
+		}
+		must.Eq(t, opPrepare, after, must.Sprint("it starts from its disk"))
+		must.Zero(t, s.m.Restarts, must.Sprint("that is no failure of its own"))
+	}
+	s := newScript(t)
+	s.moveIn(api.MigrationCopying, 1)
+	must.NotEq(t, opDestroy, s.see(half), must.Sprint("what comes in for a move is left to it"))
+}

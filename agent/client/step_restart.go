@@ -85,13 +85,12 @@ func (m *machine) died(exit string, e env) bool {
 		return false
 	case exit == "crashed" || exit == "shutdown":
 		return true
-	case stood || mutant.On(mutant.FencedIsMoved):
+	case stood || v.Over && !v.Failed || mutant.On(mutant.FencedIsMoved): // or its call said that it has left
 		return false
 	}
-	// The guard's kill, the agent's in its place, or an end with the machine. A guest
-	// with ha = restart has a disk that the destination shares: its memory must not go
-	// back behind it.
-	return exit == exitFenced || m.Phase == phaseFence || m.HA == api.HARestart && m.BootID != e.boot
+	// The guard's kill, the agent's in its place, or an end with the machine: it starts
+	// anew from the disk that it had here, which no copy is ahead of.
+	return exit == exitFenced || m.Phase == phaseFence || m.BootID != e.boot
 }
 
 func endReason(exit string) string {
