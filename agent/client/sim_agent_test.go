@@ -29,6 +29,7 @@ type simAgent struct {
 	asking     bool
 	asked      int // registrations
 	wakeAt     api.Time
+	canceled   bool // the copy that was asked for is not wanted any more
 	guarded    bool // what is under way was decided for a VM that runs only under the guard
 
 	seen    api.Index // newest batch
@@ -262,8 +263,11 @@ func (h *simHost) deliver(b *api.OrderBatch) {
 			h.reportMove(api.MoveReport{Migration: g.ID, State: api.EndAbsent, Attempt: g.Attempts, Clean: true, BootID: h.bootID().String()})
 			continue
 		}
-		if g.GiveUp && h.ripens != nil && h.w.chance(2) {
-			h.ripens(false)
+		if g.GiveUp && !h.m.Move.GiveUp {
+			h.givenUp = h.w.now
+			if h.ripens != nil && h.w.chance(2) {
+				h.ripens(false)
+			}
 		}
 		move := moveOrderOf(g, h.id)
 		move.guarded = o.VM != nil && o.VM.Spec.HA.Policy == api.HARestart
@@ -309,6 +313,7 @@ func (h *simHost) step(ev event) {
 		h.w.trace("%s %v op=%s dom=%v/%s hold=%+v told=%v epoch=%d/%d state=%s %s move=%+v", h.name, ev.kind, out.op, next.dom.kind, next.dom.reason,
 			next.hold, next.Told, next.Epoch, next.RunEpoch, next.State, next.Reason, next.Move)
 	}
+	h.canceled = out.op == opNone && (h.canceled || out.cancel) // also what was not begun yet
 	if j := h.copying(); out.cancel && j != nil && !j.switched {
 		j.from.stop(j, "aborted")
 	}

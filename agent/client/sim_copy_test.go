@@ -67,6 +67,9 @@ func (h *simHost) send(m machine) {
 		j.to = h.w.host(g.To)
 	}
 	switch {
+	case h.canceled:
+		j.done(resFailed, "aborted")
+		return
 	case h.mute > h.w.now || h.d.kind == domAbsent || h.d.reason == hypervisor.ReasonIncoming || h.job != nil:
 		j.done(resFailed, "the guest is not here")
 		return
@@ -196,7 +199,7 @@ func (h *simHost) bereft(j *simJob) {
 		j.to.ripens = func(told bool) {
 			if to := late.to; to.pid == late.pid && to.d.kind == domPaused && to.d.reason == hypervisor.ReasonIncoming {
 				h.w.trace("what came in on %s is whole", to.name)
-				to.d.reason, to.mem = hypervisor.ReasonComplete, mem
+				to.d.reason, to.mem, to.ripe = hypervisor.ReasonComplete, mem, h.w.now
 				if !h.w.ha {
 					to.local = disk
 				}
@@ -206,7 +209,7 @@ func (h *simHost) bereft(j *simJob) {
 			}
 		}
 		ripens := j.to.ripens
-		h.w.at(h.w.dur(45*time.Second), func() { ripens(true) })
+		h.w.at(h.w.dur(time.Minute), func() { ripens(true) })
 	case h.w.chance(2): // nothing more comes
 	default:
 		j.ends()
@@ -239,6 +242,9 @@ func (h *simHost) fetch(m machine) {
 		j.from = h.w.host(g.From)
 	}
 	switch {
+	case h.canceled:
+		j.done(resFailed, "aborted")
+		return
 	case j.from == nil || h.w.apart(j.from, h) || j.from.job != nil:
 		j.done(resUnknown, "the source does not answer") // it is tried again
 		return

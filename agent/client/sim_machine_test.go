@@ -34,6 +34,8 @@ type simHost struct {
 	aside   bool          // an old disk was set aside
 	job     *simJob       // a guest or its disks that go out from here
 	ripens  func(bool)    // makes what comes in whole, of what was on its way; the hypervisor may tell
+	ripe    time.Duration // when it was made so
+	givenUp time.Duration // when it was ordered to be given up
 	gate    api.ID        // the migration whose tunnel is let in
 	pid     int
 	wdOpen  bool
@@ -86,7 +88,14 @@ func (h *simHost) reset() {
 	if j := h.incoming(); j != nil { // the disks of a cold move
 		j.from.stop(j, "the other machine is gone")
 	}
-	h.w.at(time.Second+h.w.dur(20*time.Second), h.boots)
+	if j := h.job; j != nil && j.pull {
+		h.stop(j, "the machine is gone")
+	}
+	off := 20 * time.Second
+	if h.w.chance(4) {
+		off = 2 * time.Minute
+	}
+	h.w.at(time.Second+h.w.dur(off), h.boots)
 }
 
 // lost: trouble takes what is on a host.

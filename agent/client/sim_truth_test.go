@@ -58,8 +58,13 @@ func (w *simWorld) begun(h *simHost) {
 
 // ends: a host's agent ends the guest that is there, as its machine had decided.
 func (w *simWorld) ends(h *simHost, m machine) {
-	if m.foreign() && m.Move.GiveUp && !m.Move.Kill && h.incoming() != nil {
-		w.violation("%s gives up what its source still sends", h.name)
+	if m.foreign() && m.Move.GiveUp && !m.Move.Kill {
+		switch {
+		case h.incoming() != nil:
+			w.violation("%s gives up what its source still sends", h.name)
+		case m.Move.Phase == api.MigrationAborting && h.whole() && h.ripe <= h.givenUp:
+			w.violation("%s gives up a guest that was whole when it was ordered to", h.name)
+		}
 	}
 	switch {
 	case !h.whole() || w.over:
@@ -129,6 +134,8 @@ func (w *simWorld) counted(m *api.Migration) bool {
 	lost := func(id api.ID) bool { n := w.state().Node(id); return n != nil && n.Status == api.NodeLost }
 	switch {
 	case m.Lost && !m.KillDest: // the host that has the last copy is lost itself
+		return true
+	case m.Phase == api.MigrationAborted && lost(m.To) && w.doubted(m.ID): // it starts anew at the source
 		return true
 	case m.KillDest: // it may have gone on at the source, on the same disk
 		return w.ha && lost(m.From)

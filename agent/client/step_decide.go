@@ -125,7 +125,7 @@ func (m *machine) decideAlive(e env, out *output) op {
 	if m.Desired == api.PowerPaused && m.dom.kind == domRunning && m.ready(opPause, e, out) {
 		return opPause
 	}
-	if m.Desired == api.PowerRunning && m.dom.kind == domPaused && (m.Unpause || resumable(m.dom.reason)) {
+	if m.Desired == api.PowerRunning && m.dom.kind == domPaused && (m.Unpause || resumable(m.dom.reason) || m.stranded()) {
 		if o := m.resume(e, out); o != opNone {
 			return o
 		}
@@ -138,6 +138,13 @@ func (m *machine) decideAlive(e env, out *output) op {
 // whole, and the VM is of this node now.
 func (m *machine) remnant() bool {
 	return m.Move.IsZero() && m.dom.kind == domPaused && m.dom.reason == hypervisor.ReasonIncoming
+}
+
+// stranded: it stands still for a move that is off. It was not resumed then, because
+// it was to be stopped, and is wanted again.
+func (m *machine) stranded() bool {
+	off := m.Move.IsZero() || !m.Move.In && m.Move.Phase == api.MigrationAborted
+	return off && m.dom.reason == hypervisor.ReasonMigrating
 }
 
 // decideCounters executes a reboot or a reset. It is counted as done in the

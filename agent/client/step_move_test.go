@@ -178,3 +178,17 @@ func TestWhatComesInLateIsNoGuestOfAVMThatIsOwnedHere(t *testing.T) {
 	s.moveIn(api.MigrationCopying, 1)
 	must.NotEq(t, opDestroy, s.see(half), must.Sprint("what comes in for a move is left to it"))
 }
+
+// An agent that was cut off may hear in one batch that the move is off, and then
+// that the VM, which it still believes is to be stopped, is to run.
+func TestAGuestThatStandsStillForAMoveThatIsOffRunsAgain(t *testing.T) {
+	s := running(t)
+	must.Eq(t, opNone, s.move(api.MigrationPrepared, 0))
+	must.Eq(t, opMoveOut, s.move(api.MigrationCopying, 1))
+	must.Eq(t, opNone, s.order(with(func(o *api.Order) { o.Desired = api.PowerStopped })))
+	must.Eq(t, opInspect, s.done(resFailed))
+	must.Eq(t, opNone, s.see(dom{kind: domPaused, reason: hypervisor.ReasonMigrating, epoch: 1}))
+	must.Eq(t, opMoveClean, s.move(api.MigrationAborted, 1))
+	must.Eq(t, opNone, s.order(with(func(o *api.Order) { o.Index = 30 })))
+	must.Eq(t, opResume, s.done(resOK))
+}
