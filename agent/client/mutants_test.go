@@ -49,7 +49,6 @@ var mutations = []mutation{
 	{mutant.JournalLate, "the journal comes before the call"},
 	{mutant.GiveUpSending, "nothing is given up while its source may send"},
 	{mutant.GiveUpWhole, "only what is not whole is given up"},
-	{mutant.GiveUpUnlooked, "it is given up by a look since the order"},
 	{mutant.PullIncomplete, "a disk that was fetched counts when it is whole"},
 
 	{mutant.LeaseFromReceipt, "R1 a lease counts from before its beat was sent"},

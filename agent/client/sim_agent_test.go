@@ -263,12 +263,6 @@ func (h *simHost) deliver(b *api.OrderBatch) {
 			h.reportMove(api.MoveReport{Migration: g.ID, State: api.EndAbsent, Attempt: g.Attempts, Clean: true, BootID: h.bootID().String()})
 			continue
 		}
-		if g.GiveUp && !h.m.Move.GiveUp {
-			h.givenUp = h.w.now
-			if h.ripens != nil && h.w.chance(2) {
-				h.ripens(false)
-			}
-		}
 		move := moveOrderOf(g, h.id)
 		move.guarded = o.VM != nil && o.VM.Spec.HA.Policy == api.HARestart
 		h.step(event{kind: evMove, move: move})

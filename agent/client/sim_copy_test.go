@@ -196,20 +196,16 @@ func (h *simHost) bereft(j *simJob) {
 	case j.switched && h.w.chance(2):
 		late := *j
 		mem, disk := h.mem, h.local
-		j.to.ripens = func(told bool) {
+		h.w.at(h.w.dur(2*time.Minute), func() {
 			if to := late.to; to.pid == late.pid && to.d.kind == domPaused && to.d.reason == hypervisor.ReasonIncoming {
 				h.w.trace("what came in on %s is whole", to.name)
-				to.d.reason, to.mem, to.ripe = hypervisor.ReasonComplete, mem, h.w.now
+				to.d.reason, to.mem = hypervisor.ReasonComplete, mem
 				if !h.w.ha {
 					to.local = disk
 				}
-				if told {
-					to.event()
-				}
+				to.event()
 			}
-		}
-		ripens := j.to.ripens
-		h.w.at(h.w.dur(time.Minute), func() { ripens(true) })
+		})
 	case h.w.chance(2): // nothing more comes
 	default:
 		j.ends()

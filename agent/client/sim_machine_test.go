@@ -33,9 +33,6 @@ type simHost struct {
 	local   int           // how far the local disk is, 0 none, -1 half copied
 	aside   bool          // an old disk was set aside
 	job     *simJob       // a guest or its disks that go out from here
-	ripens  func(bool)    // makes what comes in whole, of what was on its way; the hypervisor may tell
-	ripe    time.Duration // when it was made so
-	givenUp time.Duration // when it was ordered to be given up
 	gate    api.ID        // the migration whose tunnel is let in
 	pid     int
 	wdOpen  bool
@@ -92,8 +89,8 @@ func (h *simHost) reset() {
 		h.stop(j, "the machine is gone")
 	}
 	off := 20 * time.Second
-	if h.w.chance(4) {
-		off = 2 * time.Minute
+	if h.w.chance(3) {
+		off = 3 * time.Minute
 	}
 	h.w.at(time.Second+h.w.dur(off), h.boots)
 }

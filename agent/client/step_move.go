@@ -53,7 +53,7 @@ func (m *machine) absorbMove(o *moveOrder, out *output) {
 	if v.In && o.phase == api.MigrationSwitched && v.Phase != o.phase {
 		m.checked = false // what came in is here by now, or will never be
 	}
-	if v.In && o.phase == api.MigrationAborting && (o.attempt > v.Attempt || o.giveUp && !v.GiveUp && !mutant.On(mutant.GiveUpUnlooked)) {
+	if v.In && o.phase == api.MigrationAborting && (o.attempt > v.Attempt || o.giveUp && !v.GiveUp) {
 		m.checked, m.look = false, true // the source has ended: what is here now is what there is
 	}
 	m.moving, m.comesGuarded = true, o.guarded

@@ -37,7 +37,6 @@ const (
 	JournalLate         Name = "journal-late"
 	GiveUpSending       Name = "give-up-sending"
 	GiveUpWhole         Name = "give-up-whole"
-	GiveUpUnlooked      Name = "give-up-unlooked"
 	PullIncomplete      Name = "pull-incomplete"
 	ContinueOlder       Name = "continue-older"
 	FencedIsMoved       Name = "fenced-is-moved"
