@@ -111,9 +111,10 @@ func (g gate) Read(p []byte) (int, error) {
 	g.w.mu.Unlock()
 	select {
 	case <-open:
-	case <-g.w.ctx.Done():
+		return g.r.Read(p)
+	case <-g.w.ctx.Done(): // what was held back does not come through a cut
+		return 0, context.Cause(g.w.ctx)
 	}
-	return g.r.Read(p)
 }
 
 func (w *way) hold(held bool) {
