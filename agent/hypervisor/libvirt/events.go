@@ -48,8 +48,11 @@ func (d *Driver) watch() {
 // session is one life of the event connection: subscribe, say that events may
 // have been lost, deliver, and ask for a sign of life now and then.
 func (d *Driver) session(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	// Nothing is unsubscribed while the connection is there: libvirt 9.0 frees what a
+	// client has subscribed to without a lock when the client is gone, and ends with a
+	// segmentation fault if another thread of it unsubscribes meanwhile.
+	subscribed, unsubscribe := context.WithCancel(context.WithoutCancel(ctx))
+	defer unsubscribe()
 	open, stop := context.WithTimeout(ctx, d.cfg.Timeout)
 	defer stop()
 	c, err := d.connect(open)
@@ -58,18 +61,18 @@ func (d *Driver) session(ctx context.Context) error {
 	}
 	defer c.close()
 	life, err := on(open, c, func(l *golibvirt.Libvirt) (<-chan golibvirt.DomainEventLifecycleMsg, error) {
-		return l.LifecycleEvents(ctx)
+		return l.LifecycleEvents(subscribed)
 	})
 	if err != nil {
 		return err
 	}
 	boot, err := on(open, c, func(l *golibvirt.Libvirt) (<-chan any, error) {
-		return l.SubscribeEvents(ctx, golibvirt.DomainEventIDReboot, nil)
+		return l.SubscribeEvents(subscribed, golibvirt.DomainEventIDReboot, nil)
 	})
 	// go-libvirt's goroutines end only when their channels are read to the end.
 	defer func() {
-		cancel()
 		c.bye()
+		unsubscribe()
 		for range life {
 		}
 		if boot != nil {
