@@ -127,7 +127,7 @@ func TestReportsAreMergedAndTellOfEachCell(t *testing.T) {
 	must.Eq(t, 3, all.Results[2].N)
 	md := all.markdown()
 	must.StrContains(t, md, "| VIOLATED, held, void |")
-	must.StrContains(t, md, "| 1 before prepared | not run | not run | not run | not run | not run | - | not run |")
+	must.StrContains(t, md, "| 1 before prepared | not run | not run | not run | not run | not run | not run | - | not run |")
 	must.StrNotContains(t, md, "pool "+shared+":", must.Sprint("no cell was run there"))
 	_, err = Merge([]string{a, t.TempDir()})
 	must.ErrorIs(t, err, os.ErrNotExist)

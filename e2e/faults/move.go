@@ -28,7 +28,8 @@ type move struct {
 	b        *Bed
 	g        *guest
 	from, to *lab.Host
-	began    int64 // before the migration was asked for
+	began    int64     // before the migration was asked for
+	off      *lab.Host // lost its power
 	r        *Result
 }
 
@@ -55,7 +56,7 @@ type Cell struct {
 func AllCells() (out []Cell) {
 	for _, p := range points {
 		for _, q := range parties {
-			if q.from <= p.Number && (q.to == 0 || p.Number <= q.to) {
+			if q.at.has(p.Number) {
 				out = append(out, Cell{Point: p.Number, Party: q.Name})
 			}
 		}
@@ -97,7 +98,7 @@ func (b *Bed) migrate(ctx context.Context, c Cell, random *rand.Rand, r *Result)
 		if err := m.stillThere(p); err != nil {
 			m.r.Void = err.Error()
 		}
-		m.r.MayRestart = q.kills
+		m.r.MayRestart = q.kills.has(p.Number)
 		rest(ctx, time.Duration(300+random.IntN(700))*time.Millisecond)
 		release()
 		rest(ctx, time.Duration(1000+random.IntN(9000))*time.Millisecond)
@@ -186,6 +187,9 @@ func (b *Bed) run(ctx context.Context, c Cell, r *Result, act func(ctx context.C
 	if r.Reset > 0 {
 		bites[m.from]++
 	}
+	if r.Reset > 0 || r.Scenario == "host-power-loss" {
+		m.off = m.from
+	}
 	m.unbitten(ctx, bites)
 	m.settle(ctx, was)
 	if len(r.Violations) > 0 {
@@ -202,7 +206,7 @@ func (b *Bed) run(ctx context.Context, c Cell, r *Result, act func(ctx context.C
 		m.violate("M4", "census: %v", err)
 	}
 	for _, d := range diff {
-		if (r.Scenario == "host-power-loss" || r.Reset > 0) && outlives(d, m.from.Name) {
+		if m.off != nil && outlives(d, m.off.Name) {
 			kept = append(kept, strings.TrimPrefix(d, "+ "))
 			continue
 		}

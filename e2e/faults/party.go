@@ -18,30 +18,55 @@ type party struct {
 	Name string
 	// hit breaks it, and returns what mends it again.
 	hit func(ctx context.Context, m *move) (heal func(ctx context.Context) error, err error)
-	// kills: the guest's own process may be what was hit, so it may start anew.
-	kills bool
-	// from and to are the points at which it is there; 0 is no limit.
-	from, to int
+	// at are the points at which it is there, and kills those at which the guest's own
+	// process may be what is hit, so that it may start anew.
+	at, kills span
 }
+
+// span is a range of cut points.
+type span struct{ from, to int }
+
+var always, never = span{1, len(points)}, span{}
+
+func (s span) has(point int) bool { return s.from <= point && point <= s.to }
 
 // parties are all of a migration.
 var parties = []party{
-	{"source agent", killAgent(source), false, 0, 0},
-	{"source libvirtd", killLibvirt(source), false, 0, 0},
-	{"source QEMU", killGuest(source), true, 0, 10},
-	{"destination agent", killAgent(destination), false, 0, 0},
-	{"destination libvirtd", killLibvirt(destination), false, 0, 0},
-	{"destination QEMU", killGuest(destination), true, 5, 0},
-	{"leader", killLeader, false, 0, 0},
+	{"source agent", killAgent(source), always, never},
+	{"source libvirtd", killLibvirt(source), always, never},
+	{"source QEMU", killGuest(source), span{1, 10}, always},
+	{"source host", powerOff(source), always, span{1, 10}},
+	{"destination agent", killAgent(destination), always, never},
+	{"destination libvirtd", killLibvirt(destination), always, never},
+	{"destination QEMU", killGuest(destination), span{5, len(points)}, always},
+	{"destination host", powerOff(destination), always, span{5, len(points)}},
+	{"leader", killLeader, always, never},
 	{"cut source-destination", func(ctx context.Context, m *move) (func(context.Context) error, error) {
 		return cut(ctx, m.from, m.to)
-	}, false, 0, 0},
+	}, always, never},
 	{"cut source-servers", func(ctx context.Context, m *move) (func(context.Context) error, error) {
 		return cut(ctx, m.from, m.b.Servers...)
-	}, false, 0, 0},
+	}, always, never},
 	{"cut destination-servers", func(ctx context.Context, m *move) (func(context.Context) error, error) {
 		return cut(ctx, m.to, m.b.Servers...)
-	}, false, 0, 0},
+	}, always, never},
+}
+
+// Parties are the names of all that is broken.
+func Parties() (names []string) {
+	for _, q := range parties {
+		names = append(names, q.Name)
+	}
+	return names
+}
+
+// powerOff ends all of a host's processes at once. It boots again, with another boot
+// id.
+func powerOff(at func(*move) *lab.Host) func(context.Context, *move) (func(context.Context) error, error) {
+	return func(ctx context.Context, m *move) (func(context.Context) error, error) {
+		m.off = at(m)
+		return m.b.boot(m.off), m.off.PowerOff(ctx)
+	}
 }
 
 func killAgent(at func(*move) *lab.Host) func(context.Context, *move) (func(context.Context) error, error) {

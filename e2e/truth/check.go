@@ -121,6 +121,9 @@ type Commit struct {
 func Committed(handovers []Handover, commits []Commit) (out []Violation) {
 	left := slices.Clone(commits)
 	for _, h := range handovers {
+		if h.From == h.To { // it has booted again
+			continue
+		}
 		at := slices.IndexFunc(left, func(c Commit) bool { return c.VM == h.VM && c.To == h.To && c.Time <= h.Time })
 		if at < 0 {
 			out = append(out, violation("M3", "VM %s ran on %s with no commit before it", h.VM, h.To))

@@ -104,6 +104,7 @@ func TestCommitted(t *testing.T) {
 	must.SliceNotEmpty(t, Committed(h, nil))
 	must.SliceNotEmpty(t, Committed(h, []Commit{{"vm", "b", 261}}), must.Sprint("too late"))
 	must.SliceNotEmpty(t, Committed(h, []Commit{{"vm", "a", 220}}), must.Sprint("another host"))
+	must.SliceEmpty(t, Committed([]Handover{{VM: "vm", From: "a", To: "a", Time: 300}}, nil), must.Sprint("it has booted again"))
 	there := Handovers(Intervals(log(t, append(good, "400 a 3 RUN 11", "410 a 3 STOP 11", "500 b 4 RUN 21")...)))
 	must.SliceNotEmpty(t, Committed(there, []Commit{{"vm", "b", 220}, {"vm", "a", 350}}), must.Sprint("one commit does not serve twice"))
 }

@@ -70,6 +70,10 @@ func main() {
 			p.Cells = append(p.Cells, c)
 		}
 	}
+	if len(p.Cells) == 0 && !*only {
+		fmt.Fprintf(os.Stderr, "faults: no cell has -points %q and -party %q; a party is one of %s\n", *points, *party, strings.Join(faults.Parties(), ", "))
+		os.Exit(2)
+	}
 	report, err := run(ctx, *binary, *out, *number, *dogs, p)
 	if report != nil {
 		fmt.Printf("seed %d: %s; %s\n", report.Seed, report.Counts(), filepath.Join(*out, "report.md"))
