@@ -165,6 +165,27 @@ func TestAStaleWordThatAVMHasStoppedReleasesNothing(t *testing.T) {
 	must.Nil(t, release())
 }
 
+// Until the node says so knowing of the order to stop, the VM may be running with its
+// disks.
+func TestAStaleWordThatAVMHasStoppedFreesNoDisk(t *testing.T) {
+	w := region(t, 1)
+	w.vm(1, shared("root"), shared("data"))
+	p := w.placed(1, 1)
+	w.ok(&VMPower{ID: id('m', 1), Action: "stop"})
+	w.report(1, 1, p.Epoch, api.StateStopped)
+	w.ok(&VMPower{ID: id('m', 1), Action: "start"})
+	must.Nil(t, w.place(w.item(PlaceAdmit, 1, 1)).Err)
+	w.ok(&VMPower{ID: id('m', 1), Action: "stop"})
+	must.NotEq(t, api.Resources{}, w.s().Placement(id('m', 1)).Reserved, must.Sprint("its room is kept"))
+	vm := w.s().VM(id('m', 1))
+	less := &VMApply{ID: vm.ID, Spec: vm.Spec, VolumeIDs: volumeIDs(1, 1)}
+	less.Spec.Disks = vm.Spec.Disks[:1]
+	w.refused(api.CodeState, less)
+	w.report(1, 1, p.Epoch, api.StateStopped)
+	must.Eq(t, api.Resources{}, w.s().Placement(id('m', 1)).Reserved)
+	w.ok(less)
+}
+
 func TestStoppedVMWithLocalDiskKeepsItsPlacement(t *testing.T) {
 	w := region(t, 1)
 	w.vm(1, local("root"))

@@ -140,7 +140,7 @@ func (tx *Txn) observe(vm *api.VM, old *api.Placement, session api.ID, r *api.VM
 		p.Addresses = r.Addresses
 	}
 	switch {
-	case p.Desired == api.PowerStopped && !p.State.Holds():
+	case Halted(&p):
 		p.Reserved = api.Resources{}
 	case p.Reserved != (api.Resources{}) && p.RunningVersion == vm.SpecVersion:
 		a := AskOf(&vm.Spec, []*api.Volume{})

@@ -356,7 +356,7 @@ func (tx *Txn) redisk(old, vm *api.VM, ids []api.ID, p *api.Placement) error {
 			}
 			continue
 		}
-		if p != nil && (p.Reserved != (api.Resources{}) || p.State.Holds()) {
+		if p != nil && !Halted(p) {
 			return api.Errorf(api.CodeState, "disk %q cannot be taken away while the VM is %s", was.Name, p.State).WithHint("stop the VM first")
 		}
 		if v := vols[i]; v != nil {

@@ -110,7 +110,7 @@ func (tx *Txn) setPower(vm *api.VM, power api.Power, force bool) *api.VM {
 			q.StopIndex = tx.index
 		}
 	}
-	if power == api.PowerStopped && !q.State.Holds() {
+	if Halted(&q) {
 		q.Reserved = api.Resources{}
 	}
 	if q.Desired == p.Desired && q.Reserved == p.Reserved {

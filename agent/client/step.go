@@ -449,7 +449,7 @@ func (m *machine) report() api.VMReport {
 	r := api.VMReport{
 		VMID: m.ID, Epoch: max(m.Epoch, m.RunEpoch), State: m.State, Reason: m.Reason, Message: m.Message,
 		Reboots: m.DoneReboots, Resets: m.DoneResets, Restarts: m.Restarts, Armed: m.saysArmed(),
-		Order: api.Index(m.Index), Generation: m.Generation,
+		Order: m.Index, Generation: m.Generation,
 	}
 	if r.Message == "" {
 		r.Message = m.hold.why
