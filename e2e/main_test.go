@@ -232,8 +232,11 @@ func lastEnd(t *testing.T, ctx context.Context, s *api.VMStatusResponse) string 
 
 // remove deletes a VM and waits until nothing of it is left.
 func remove(t *testing.T, name string) {
-	ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
+	if t.Failed() {
+		mend(t, ctx)
+	}
 	var s api.VMStatusResponse
 	if cluster.JSON(ctx, &s, "vm", "status", name) != nil {
 		return // it was deleted by the test
@@ -248,6 +251,19 @@ func remove(t *testing.T, name string) {
 		return nil
 	})
 	must.NoError(t, err)
+}
+
+// mend brings every host back, so that the tests after a failed one tell of
+// themselves.
+func mend(t *testing.T, ctx context.Context) {
+	for _, h := range cluster.Hosts {
+		if err := h.Mend(ctx); err != nil {
+			t.Errorf("%s is not mended: %v", h.Name, err)
+		}
+	}
+	if err := cluster.AwaitReady(ctx, time.Minute); err != nil {
+		t.Errorf("the cluster is not mended: %v", err)
+	}
 }
 
 // host returns the lab's host of a node name.

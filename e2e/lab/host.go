@@ -215,6 +215,30 @@ func (h *Host) Join(ctx context.Context) error {
 	return run(ctx, "ip", "-n", h.netns(), "route", "replace", "default", "via", h.lab.Gateway())
 }
 
+// Mend undoes what may have been done to the host, and starts what does not run:
+// a test that fails in the middle of it leaves the others a whole host.
+func (h *Host) Mend(ctx context.Context) error {
+	if h.init.Load() == nil {
+		if err := h.PowerOn(ctx); err != nil {
+			return err
+		}
+	}
+	if err := h.Join(ctx); err != nil {
+		return err
+	}
+	if h.Libvirt {
+		if err := errors.Join(h.Kill(ctx, "CONT", "libvirtd"), h.RestartLibvirt(ctx)); err != nil {
+			return err
+		}
+	}
+	select {
+	case <-h.done:
+		return h.StartAgent()
+	default:
+		return h.SignalAgent(ctx, "CONT")
+	}
+}
+
 // PowerOff kills every process of the host at once, as a power loss does.
 func (h *Host) PowerOff(context.Context) error {
 	var err error
