@@ -44,7 +44,7 @@ type Host struct {
 // Dir is the host's folder on this machine.
 func (h *Host) Dir() string { return filepath.Join(h.lab.Dir, h.Name) }
 
-func (h *Host) netns() string { return h.lab.bridge() + "-" + h.Name }
+func (h *Host) netns() string { return h.lab.Bridge() + "-" + h.Name }
 
 // hostScript runs as PID 1 of the host: own mounts, then wait for ever and reap.
 const hostScript = `
@@ -178,22 +178,29 @@ func ownKVM(path string) error {
 	return errors.Join(os.Chown(path, 0, gid), os.Chmod(path, 0o660))
 }
 
+// GuestPort is the port of the lab's bridge that leads to the guests of the host.
+func (h *Host) GuestPort() string { return h.lab.Bridge() + h.Name + "g" }
+
 // connect makes the network namespace and plugs it into the bridge.
 func (h *Host) connect(ctx context.Context) error {
 	if _, err := os.Stat("/run/netns/" + h.netns()); err == nil {
 		return nil
 	}
-	outer := fmt.Sprintf("%s%s", h.lab.bridge(), h.Name)
+	outer := fmt.Sprintf("%s%s", h.lab.Bridge(), h.Name)
 	for _, args := range [][]string{
 		{"ip", "netns", "add", h.netns()},
 		{"ip", "link", "add", outer, "type", "veth", "peer", "name", "uplink", "netns", h.netns()},
-		{"ip", "link", "set", outer, "master", h.lab.bridge(), "up"},
+		{"ip", "link", "set", outer, "master", h.lab.Bridge(), "up"},
 		{"ip", "-n", h.netns(), "addr", "add", h.Address + "/24", "dev", "uplink"},
 		{"ip", "-n", h.netns(), "link", "set", "uplink", "up"},
 		{"ip", "-n", h.netns(), "route", "add", "default", "via", h.lab.Gateway()},
-		// A bridge for guests, so that networks of type bridge can be tried.
+		// A bridge for guests, so that networks of type bridge can be tried. The lab's
+		// bridge is the switch between those of its hosts.
 		{"ip", "-n", h.netns(), "link", "add", "br0", "type", "bridge"},
 		{"ip", "-n", h.netns(), "link", "set", "br0", "up"},
+		{"ip", "link", "add", h.GuestPort(), "type", "veth", "peer", "name", "guests", "netns", h.netns()},
+		{"ip", "link", "set", h.GuestPort(), "master", h.lab.Bridge(), "up"},
+		{"ip", "-n", h.netns(), "link", "set", "guests", "master", "br0", "up"},
 	} {
 		if err := run(ctx, args...); err != nil {
 			return err

@@ -51,7 +51,8 @@ func New(name, subnet, dir, binary string) *Lab {
 	return &Lab{Name: name, Subnet: subnet, Dir: dir, Binary: binary, Log: io.Discard}
 }
 
-func (l *Lab) bridge() string { return "nv" + l.Name }
+// Bridge is the name of the lab's bridge on this machine.
+func (l *Lab) Bridge() string { return "nv" + l.Name }
 
 // Gateway is the address of this machine on the lab's bridge.
 func (l *Lab) Gateway() string { return l.Subnet + ".1" }
@@ -71,9 +72,9 @@ func (l *Lab) Up(ctx context.Context) error {
 		return err
 	}
 	for _, args := range [][]string{
-		{"ip", "link", "add", l.bridge(), "type", "bridge"},
-		{"ip", "addr", "add", l.Gateway() + "/24", "dev", l.bridge()},
-		{"ip", "link", "set", l.bridge(), "up"},
+		{"ip", "link", "add", l.Bridge(), "type", "bridge"},
+		{"ip", "addr", "add", l.Gateway() + "/24", "dev", l.Bridge()},
+		{"ip", "link", "set", l.Bridge(), "up"},
 	} {
 		if err := run(ctx, args...); err != nil {
 			return err
@@ -99,15 +100,15 @@ func (l *Lab) Down(ctx context.Context) error {
 		errs = append(errs, err)
 	}
 	for _, n := range names {
-		if strings.HasPrefix(n.Name(), l.bridge()+"-") {
+		if strings.HasPrefix(n.Name(), l.Bridge()+"-") {
 			errs = append(errs, empty(ctx, n.Name()), run(ctx, "ip", "netns", "delete", n.Name()))
 		}
 	}
 	// A network namespace ends some time after its name: until then its cable is
 	// still plugged in, and the same lab could not be made anew.
-	cables := []string{l.bridge()}
+	cables := []string{l.Bridge()}
 	for _, h := range l.Hosts {
-		cables = append(cables, l.bridge()+h.Name)
+		cables = append(cables, l.Bridge()+h.Name, h.GuestPort())
 	}
 	for _, c := range cables {
 		if _, err := os.Stat("/sys/class/net/" + c); err == nil {
