@@ -48,6 +48,8 @@ type promoter struct {
 	s *Server
 	// silent is since when a server that gossip does not know has not answered.
 	silent map[raft.ServerID]time.Time
+	// answered is who answered when asked last.
+	answered map[raft.ServerID]bool
 }
 
 // staleAfter is how long a server that gossip has never told of may be silent: after
@@ -71,6 +73,12 @@ func (p *promoter) FilterFailedServerRemovals(_ *autopilot.Config, _ *autopilot.
 		ask = append(ask, ids...)
 	}
 	answers := p.s.whoAnswers(ask, at)
+	for id := range answers {
+		if !p.answered[id] {
+			p.s.log.Warn("gossip has lost a server that answers", "server", id, "address", at[id])
+		}
+	}
+	p.answered = answers
 	silent := map[raft.ServerID]time.Time{}
 	stale := func(id raft.ServerID) bool {
 		if answers[id] {
@@ -111,7 +119,6 @@ func (s *Server) whoAnswers(ids []raft.ServerID, at map[raft.ServerID]string) ma
 			if err != nil || s.pool.Node(n, at[id]).Call(ctx, "Server.Stats", &api.Empty{}, &api.Server{}) != nil {
 				return
 			}
-			s.log.Warn("gossip has lost a server that answers", "server", n, "address", at[id])
 			mu.Lock()
 			out[id] = true
 			mu.Unlock()

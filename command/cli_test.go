@@ -51,7 +51,7 @@ func TestWrongUsageIsExitCodeTwoWithAHint(t *testing.T) {
 		{[]string{"vm"}, "Usage: novacron vm <verb>"},
 		{[]string{"vm", "lst"}, `did you mean "novacron vm list"?`},
 		{[]string{"vm", "explode"}, "the verbs are list, events, delete"},
-		{[]string{"vm", "stop"}, "it takes at least 1 arguments, not 0"},
+		{[]string{"vm", "stop"}, "it takes at least 1 argument, not 0"},
 		{[]string{"vm", "run", "a", "b"}, "it takes 1 argument, not 2"},
 		{[]string{"vm", "list", "x"}, "it takes no arguments"},
 		{[]string{"vm", "list", "-fitler", "x"}, "did you mean -filter?"},

@@ -159,6 +159,8 @@ func countWords(low, high int) string {
 	switch {
 	case high == 0:
 		return "no arguments"
+	case high < 0 && low == 1:
+		return "at least 1 argument"
 	case high < 0:
 		return fmt.Sprintf("at least %d arguments", low)
 	case low == high && low == 1:
