@@ -16570,8 +16570,8 @@ func (z NodeStatus) Msgsize() (s int) {
 func (z *NodeStub) MarshalMsg(b []byte) (o []byte, err error) {
 	o = msgp.Require(b, z.Msgsize())
 	// check for omitted fields
-	zb0001Len := uint32(14)
-	var zb0001Mask uint16 /* 14 bits */
+	zb0001Len := uint32(15)
+	var zb0001Mask uint16 /* 15 bits */
 	_ = zb0001Mask
 	if z.Name == "" {
 		zb0001Len--
@@ -16613,9 +16613,13 @@ func (z *NodeStub) MarshalMsg(b []byte) (o []byte, err error) {
 		zb0001Len--
 		zb0001Mask |= 0x1000
 	}
-	if z.ModifyIndex == 0 {
+	if z.Note == "" {
 		zb0001Len--
 		zb0001Mask |= 0x2000
+	}
+	if z.ModifyIndex == 0 {
+		zb0001Len--
+		zb0001Mask |= 0x4000
 	}
 	// variable map header, size zb0001Len
 	o = append(o, 0x80|uint8(zb0001Len))
@@ -16701,6 +16705,11 @@ func (z *NodeStub) MarshalMsg(b []byte) (o []byte, err error) {
 			}
 		}
 		if (zb0001Mask & 0x2000) == 0 { // if not omitted
+			// string "note"
+			o = append(o, 0xa4, 0x6e, 0x6f, 0x74, 0x65)
+			o = msgp.AppendString(o, z.Note)
+		}
+		if (zb0001Mask & 0x4000) == 0 { // if not omitted
 			// string "modify_index"
 			o = append(o, 0xac, 0x6d, 0x6f, 0x64, 0x69, 0x66, 0x79, 0x5f, 0x69, 0x6e, 0x64, 0x65, 0x78)
 			o = msgp.AppendUint64(o, uint64(z.ModifyIndex))
@@ -16837,6 +16846,12 @@ func (z *NodeStub) UnmarshalMsg(bts []byte) (o []byte, err error) {
 					return
 				}
 			}
+		case "note":
+			z.Note, bts, err = msgp.ReadStringBytes(bts)
+			if err != nil {
+				err = msgp.WrapError(err, "Note")
+				return
+			}
 		case "modify_index":
 			{
 				var zb0005 uint64
@@ -16871,7 +16886,7 @@ func (z *NodeStub) Msgsize() (s int) {
 	for za0002 := range z.Drivers {
 		s += msgp.StringPrefixSize + len(z.Drivers[za0002])
 	}
-	s += 13 + msgp.Uint64Size
+	s += 5 + msgp.StringPrefixSize + len(z.Note) + 13 + msgp.Uint64Size
 	return
 }
 

@@ -135,7 +135,10 @@ type NodeStub struct {
 	Used        Resources   `json:"used" msg:"used,omitempty"`
 	VMs         int32       `json:"vms" msg:"vms,omitempty"`
 	Drivers     []string    `json:"drivers,omitempty" msg:"drivers,omitempty"`
-	ModifyIndex Index       `json:"modify_index,omitempty" msg:"modify_index,omitempty"`
+	// Note says what is wrong with it: not to be reached, why it is lost, a driver
+	// that is not healthy.
+	Note        string `json:"note,omitempty" msg:"note,omitempty"`
+	ModifyIndex Index  `json:"modify_index,omitempty" msg:"modify_index,omitempty"`
 }
 
 // NodeUpdate changes what an operator may change of a node.

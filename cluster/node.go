@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"iter"
 	"slices"
@@ -108,9 +109,14 @@ func nodeStub(st *fsm.State, n *api.Node) *api.NodeStub {
 		Eligibility: n.Eligibility, Drain: n.Drain, Unreachable: n.Unreachable, Capacity: n.Capacity, Used: st.Used(n.ID),
 		VMs: int32(st.VMsOn(n.ID)), ModifyIndex: n.ModifyIndex,
 	}
+	notes := []string{n.Unreachable, n.StatusNote}
 	for _, d := range n.Drivers {
 		out.Drivers = append(out.Drivers, d.Name)
+		if !d.Healthy {
+			notes = append(notes, cmp.Or(d.Error, d.Name+" is not healthy"))
+		}
 	}
+	out.Note = strings.Join(slices.DeleteFunc(notes, func(n string) bool { return n == "" }), "; ")
 	return out
 }
 

@@ -110,6 +110,20 @@ func TestASecondMachineOfOneNodeIsRefused(t *testing.T) {
 	must.NoError(t, err, must.Sprint("after the lease the id may move to another machine"))
 }
 
+func TestTheListOfNodesSaysWhatIsWrongWithThem(t *testing.T) {
+	r := newWorld(t).region("eu", 1)
+	n := r.newNode("n1")
+	n.node.Drivers = []api.DriverInfo{{Name: "qemu", Error: "libvirtd does not answer"}, {Name: "sim", Healthy: true}}
+	_, err := n.register()
+	must.NoError(t, err)
+	note := func() string { return mustCall[api.NodeListResponse](r, "Node.List", &api.ListRequest{}).Items[0].Note }
+	must.Eq(t, "libvirtd does not answer", note())
+	n.node.Drivers[0].Healthy, n.node.Drivers[0].Error = true, ""
+	_, err = n.register()
+	must.NoError(t, err)
+	must.Eq(t, "", note())
+}
+
 func TestANodeThatCannotBeDialedGetsNoWork(t *testing.T) {
 	r := newWorld(t).region("eu", 1)
 	n := r.newNode("n1")

@@ -93,7 +93,7 @@ func nodeList(f *flags) func(*call) error {
 			for _, n := range nodes {
 				t.row(n.Name, c.out.state(string(n.Status)), eligible(n.Eligibility, n.Drain), n.Datacenter,
 					bar(float64(n.Used.CPU), float64(n.Capacity.CPU), 10), bar(float64(n.Used.Memory), float64(n.Capacity.Memory), 10),
-					fmt.Sprint(n.VMs), orDash(strings.Join(n.Drivers, " ")), n.Address, n.Version, clip(n.Unreachable, 50))
+					fmt.Sprint(n.VMs), orDash(strings.Join(n.Drivers, " ")), n.Address, n.Version, clip(n.Note, 70))
 			}
 			return t.write("No nodes. An agent in client mode joins with a token of `novacron token join -role client`.")
 		})
