@@ -218,4 +218,18 @@ func TestTheLimitsOfARunningMoveChange(t *testing.T) {
 	must.Eq(t, elsewhere(s.Node), await(t, ctx, "limited", api.StateRunning).Node)
 	must.Eq(t, born, nonce(t, ctx, "limited"))
 	refused(t, ctx, api.CodeState, "migration", "update", "limited", "-bandwidth", "1MiB")
+
+	t.Log("cold, back to where it was")
+	cli(t, ctx, "vm", "stop", "limited")
+	await(t, ctx, "limited", api.StateStopped)
+	w = watchWire(t, ctx, host(t, elsewhere(s.Node)))
+	cli(t, ctx, "vm", "migrate", "-detach", "-bandwidth", "1MiB", "limited")
+	sending(t, ctx, "limited", api.MiB)
+	rate(w, "about 1 MiB/s", slow)
+	cli(t, ctx, "migration", "update", "limited", "-bandwidth", "4MiB")
+	rate(w, "clearly more", func(b api.Bytes) bool { return b > 2*api.MiB })
+	refused(t, ctx, api.CodeState, "migration", "update", "limited", "-max-downtime", "1s")
+	cli(t, ctx, "migration", "update", "limited", "-bandwidth", "0")
+	must.Eq(t, api.MigrationDone, moved(t, ctx, "limited").Phase)
+	must.Eq(t, s.Node, await(t, ctx, "limited", api.StateStopped).Node)
 }

@@ -71,6 +71,23 @@ func copying(t testing.TB) *world {
 	return w
 }
 
+// fetching is running with the VM stopped, and its disks on their way to node 2.
+func fetching(t testing.TB) *world {
+	w := running(t)
+	w.ok(&VMPower{ID: id('m', 1), Action: "stop"})
+	w.report(1, 1, 1, api.StateStopped)
+	c := moveOf(1)
+	c.Migration.Mode = api.MigrateCold
+	w.ok(c)
+	w.step(api.MigrationProposed)
+	w.end(1, api.EndPresent)
+	w.end(2, api.EndReady)
+	w.step(api.MigrationCopying)
+	w.end(1, api.EndAbsent)
+	w.end(2, api.EndCopying)
+	return w
+}
+
 func TestAMoveFromTheQueueToTheEnd(t *testing.T) {
 	w := proposed(t)
 	before := w.s().Placement(id('m', 1))
@@ -375,18 +392,7 @@ func TestAStopEndsAMoveWhileItCan(t *testing.T) {
 }
 
 func TestAColdMoveCanBeEndedWhileTheDisksAreOnTheWay(t *testing.T) {
-	w := running(t)
-	w.ok(&VMPower{ID: id('m', 1), Action: "stop"})
-	w.report(1, 1, 1, api.StateStopped)
-	c := moveOf(1)
-	c.Migration.Mode = api.MigrateCold
-	w.ok(c)
-	w.step(api.MigrationProposed)
-	w.end(1, api.EndPresent)
-	w.end(2, api.EndReady)
-	w.step(api.MigrationCopying)
-	w.end(1, api.EndAbsent)
-	w.end(2, api.EndCopying)
+	w := fetching(t)
 	w.step(api.MigrationAborting)
 	must.True(t, w.phase(api.MigrationAborting).KillDest)
 	w.end(2, api.EndAbsent, clean)

@@ -41,7 +41,7 @@ func (c *MigrationUpdate) apply(tx *Txn) (any, error) {
 	if m == nil {
 		return nil, api.Errorf(api.CodeNotFound, "migration %s not found", c.ID)
 	}
-	if err := limitable(m); err != nil {
+	if err := c.limitable(m); err != nil {
 		return nil, err
 	}
 	next := *m
@@ -60,8 +60,9 @@ func (c *MigrationUpdate) apply(tx *Txn) (any, error) {
 	return tx.putMigration(m, &next), nil
 }
 
-// limitable checks that limits can still change anything about a move.
-func limitable(m *api.Migration) error {
+// limitable checks that the limits can still change anything about a move.
+func (c *MigrationUpdate) limitable(m *api.Migration) error {
+	cold := m.Mode == api.MigrateCold
 	switch {
 	case m.Phase == api.MigrationAborting || m.Phase == api.MigrationAborted:
 		return api.Errorf(api.CodeState, "migration %s is %s: nothing is sent any more", m.ID.Short(), m.Phase).
@@ -69,10 +70,10 @@ func limitable(m *api.Migration) error {
 	case !m.Phase.Open():
 		return api.Errorf(api.CodeState, "migration %s is %s: node %s owns the VM", m.ID.Short(), m.Phase, m.ToNode).
 			WithHint("limits are changed while a move is under way: novacron migration list -active")
-	case m.Mode == api.MigrateCold:
-		return api.Errorf(api.CodeState, "migration %s is cold: the guest does not run, and its disks are sent under the limit that the move was begun with", m.ID.Short()).
-			WithHint("cancel it if it takes too much of the link: novacron migration cancel %s", m.ID.Short())
-	case m.Source.State == api.EndAbsent || m.KillSource:
+	case cold && c.MaxDowntime != nil:
+		return api.Errorf(api.CodeState, "migration %s is cold: the guest does not run, so that it has no downtime", m.ID.Short()).
+			WithHint("its bandwidth can be changed")
+	case !cold && (m.Source.State == api.EndAbsent || m.KillSource):
 		return api.Errorf(api.CodeState, "the guest has left %s already: migration %s is about to be over", m.FromNode, m.ID.Short()).
 			WithHint("watch it: novacron migration watch %s", m.ID.Short())
 	}

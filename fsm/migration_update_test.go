@@ -32,6 +32,14 @@ func TestLimitsChangeWhileAMoveIsUnderWay(t *testing.T) {
 	must.Eq(t, got.ModifyIndex, same.ModifyIndex, must.Sprint("what is so already is no change"))
 }
 
+func TestAColdMoveHasABandwidthAndNoDowntime(t *testing.T) {
+	w := fetching(t)
+	e := w.refused(api.CodeState, &MigrationUpdate{ID: id('x', 1), Bandwidth: ptr(api.MiB), MaxDowntime: ptr(api.Duration(time.Second))})
+	must.StrContains(t, e.Message, "no downtime")
+	got := w.ok(&MigrationUpdate{ID: id('x', 1), Bandwidth: ptr(5 * api.MiB)}).(*api.Migration)
+	must.Eq(t, 5*api.MiB, got.Options.Bandwidth)
+}
+
 func TestLimitsAreRefusedWhereTheyMeanNothing(t *testing.T) {
 	limit := &MigrationUpdate{ID: id('x', 1), Bandwidth: ptr(api.MiB)}
 	for name, c := range map[string]struct {
@@ -49,13 +57,7 @@ func TestLimitsAreRefusedWhereTheyMeanNothing(t *testing.T) {
 			w.end(2, api.EndRunning, clean)
 			w.phase(api.MigrationDone)
 		}},
-		"cold": {running, func(w *world) {
-			w.ok(&VMPower{ID: id('m', 1), Action: "stop"})
-			w.report(1, 1, w.s().Placement(id('m', 1)).Epoch, api.StateStopped)
-			c := moveOf(1)
-			c.Migration.Mode = api.MigrateCold
-			w.ok(c)
-		}},
+		"cold, and its disks have left": {fetching, func(w *world) { w.end(2, api.EndComplete) }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := c.world(t)

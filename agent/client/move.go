@@ -93,6 +93,9 @@ func (p *part) give(o *api.MoveOrder) {
 		p.tunnel.SetBandwidth(o.Migration.Options.Bandwidth)
 		poke(p.limits)
 	}
+	if p.cold != nil && p.cold.g.ID == o.Migration.ID {
+		p.cold.limit.Set(o.Migration.Options.Bandwidth)
+	}
 }
 
 // carry notes the tunnel of the copy under way, which from then on follows the

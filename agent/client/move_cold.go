@@ -62,7 +62,11 @@ func (p *part) coldOf(g *api.Migration, all api.Bytes) *coldSend {
 	defer p.mu.Unlock()
 	if p.cold == nil || p.cold.g.ID != g.ID || p.cold.g.Attempts != g.Attempts {
 		now := time.Now()
-		p.cold = &coldSend{g: g, limit: migrate.NewCap(g.Options.Bandwidth), begun: now, all: all, read: map[api.ID]api.Bytes{}, noted: now}
+		rate := g.Options.Bandwidth
+		if o := p.order; o != nil && o.Migration.ID == g.ID { // it may have changed since
+			rate = o.Migration.Options.Bandwidth
+		}
+		p.cold = &coldSend{g: g, limit: migrate.NewCap(rate), begun: now, all: all, read: map[api.ID]api.Bytes{}, noted: now}
 	}
 	return p.cold
 }
@@ -74,14 +78,9 @@ func (d *coldSend) send(ctx context.Context, p *part, pool storage.Pool, vol *ap
 		return err
 	}
 	defer r.Close()
-	// Under a low cap in small pieces, so that none waits for long.
-	piece := api.Bytes(chunkSize)
-	if rate := d.g.Options.Bandwidth; rate > 0 {
-		piece = min(piece, max(rate/8, 4<<10))
-	}
-	buf := make([]byte, piece)
+	buf := make([]byte, chunkSize)
 	for ctx.Err() == nil {
-		n, err := io.ReadFull(r, buf)
+		n, err := io.ReadFull(r, buf[:d.piece()])
 		if n > 0 {
 			if err := d.limit.Take(ctx, n); err != nil {
 				return err
@@ -100,6 +99,14 @@ func (d *coldSend) send(ctx context.Context, p *part, pool storage.Pool, vol *ap
 		}
 	}
 	return ctx.Err()
+}
+
+// piece is how many bytes go at once: few under a low cap, so that none waits for long.
+func (d *coldSend) piece() api.Bytes {
+	if rate := d.limit.Rate(); rate > 0 {
+		return min(chunkSize, max(rate/8, 4<<10))
+	}
+	return chunkSize
 }
 
 // note counts what was sent, and keeps a sample each second.

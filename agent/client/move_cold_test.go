@@ -67,3 +67,28 @@ func TestTheDisksOfAColdMoveKeepToTheBandwidth(t *testing.T) {
 		must.Between(t, 1700*api.KiB, p.progress.Rate, 2300*api.KiB)
 	})
 }
+
+func TestTheDisksOfAColdMoveFollowTheBandwidthThatIsSet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		one := &api.Volume{ID: api.ID{1}, Size: 16 * api.MiB}
+		g := &api.Migration{ID: api.NewID(), Attempts: 1, Options: api.MigrationOptions{Bandwidth: api.MiB}}
+		p, out := &part{}, &drain{}
+		p.give(&api.MoveOrder{Migration: g})
+		set := func(after time.Duration, rate api.Bytes) {
+			next := *g
+			next.Options.Bandwidth = rate
+			time.AfterFunc(after, func() { p.give(&api.MoveOrder{Migration: &next}) })
+		}
+		set(4*time.Second, 3*api.MiB)
+		set(6*time.Second, 0)
+		start := time.Now()
+		must.NoError(t, p.coldOf(g, one.Size).send(t.Context(), p, fullPool{}, one, out))
+		must.Between(t, 6*time.Second, time.Since(start), 6100*time.Millisecond, must.Sprint("4 MiB, 6 MiB, and the rest at once"))
+
+		// One that is begun with an older word than the newest keeps to the newest.
+		g.Attempts = 2
+		start = time.Now()
+		must.NoError(t, p.coldOf(g, one.Size).send(t.Context(), p, fullPool{}, one, out))
+		must.Zero(t, time.Since(start))
+	})
+}

@@ -27,6 +27,12 @@ type Cap struct{ bucket *bucket }
 // NewCap returns a cap in bytes for each second; 0 is none.
 func NewCap(rate api.Bytes) *Cap { return &Cap{newBucket(int64(rate))} }
 
+// Set changes it at once, also for those who wait; 0 is none.
+func (c *Cap) Set(rate api.Bytes) { c.bucket.set(int64(rate)) }
+
+// Rate is the cap; 0 is none.
+func (c *Cap) Rate() api.Bytes { return api.Bytes(c.bucket.get()) }
+
 // Take waits until n bytes may go.
 func (c *Cap) Take(ctx context.Context, n int) error { return c.bucket.take(ctx, n) }
 
