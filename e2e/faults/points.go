@@ -129,16 +129,30 @@ func copied(percent float64) func(context.Context, *move) (func(), error) {
 	}
 }
 
-// almost waits for the last tenth, which is made to last: progress is sampled once
-// a second.
+// almost waits for the last tenth, which is made to last until it is released: the
+// progress is sampled once a second, and a cut takes its time.
 func almost(ctx context.Context, m *move) (func(), error) {
-	if release, err := copied(50)(ctx, m); err != nil {
-		return release, err
+	limit := func(ctx context.Context, rate string) error {
+		_, err := m.b.CLI(ctx, "migration", "update", m.g.name, "-bandwidth", rate)
+		return err
 	}
-	if _, err := m.from.Run(ctx, "virsh", "-q", "-c", "qemu:///system", "migrate-setspeed", "nova-"+m.g.id, "2"); err != nil {
-		return func() {}, err
+	release := func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		_ = limit(ctx, "0") // there may be no leader to hear it, or no move any more
 	}
-	return copied(90)(ctx, m)
+	for _, step := range []struct {
+		percent float64
+		rate    string
+	}{{40, "1MiB"}, {80, "256KiB"}, {90, "64KiB"}} {
+		if _, err := copied(step.percent)(ctx, m); err != nil {
+			return release, err
+		}
+		if err := limit(ctx, step.rate); err != nil {
+			return release, err
+		}
+	}
+	return release, nil
 }
 
 // finishSent stops the destination's libvirtd while the copy is under way: QEMU
