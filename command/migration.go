@@ -36,7 +36,7 @@ func migrationSpecs() []*spec {
 		},
 		{
 			name: "migration update", args: "MIGRATION", min: 1, max: 1, synopsis: "change what a move may use while it is under way",
-			long:     "MIGRATION is its id or the beginning of it, or a VM that is being moved. The node\nthat sends follows within a second. Refused once the guest, or all disks of a cold move,\nhave left it.",
+			long:     "MIGRATION is its id or the beginning of it, or a VM that is being moved. The node\nthat sends follows within a second. Refused once the guest, or all disks of a cold\nmove, have left it. A cold move has no downtime.",
 			examples: []string{"novacron migration update web -bandwidth 50MiB", "novacron migration update web -bandwidth 0 -max-downtime 2s"},
 			build:    migrationUpdate,
 		},

@@ -5,6 +5,7 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -20,20 +21,18 @@ import (
 	"github.com/novacron/novacron/e2e/lab"
 )
 
-// etherRARP is the type of the frames by which QEMU announces a guest that has come
-// in: broadcasts from the guest's address, which every switch on the way learns from.
-const etherRARP = 0x8035
-
-// announcements receives the frames of that type which cross the lab's bridge.
-func announcements(t *testing.T) <-chan net.HardwareAddr {
+// announcements receives the frames by which QEMU announces a guest that has come in,
+// from the guests of one host: broadcasts (RARP) from the guest's address, which every
+// switch on the way learns from.
+func announcements(t *testing.T, from *lab.Host) <-chan net.HardwareAddr {
 	t.Helper()
-	device, err := net.InterfaceByName(cluster.Bridge())
+	device, err := net.InterfaceByName(from.GuestPort())
 	must.NoError(t, err)
-	swapped := uint16(etherRARP>>8 | etherRARP&0xff<<8)
-	s, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, int(swapped))
+	const all = unix.ETH_P_ALL<<8&0xff00 | unix.ETH_P_ALL>>8 // in network order; a port of a bridge shows its frames to those who ask for all
+	s, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, all)
 	must.NoError(t, err)
 	must.NoError(t, unix.SetsockoptTimeval(s, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 100_000}))
-	must.NoError(t, unix.Bind(s, &unix.SockaddrLinklayer{Protocol: swapped, Ifindex: device.Index}))
+	must.NoError(t, unix.Bind(s, &unix.SockaddrLinklayer{Protocol: all, Ifindex: device.Index}))
 	out, stop, done := make(chan net.HardwareAddr, 1000), make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
@@ -44,7 +43,11 @@ func announcements(t *testing.T) <-chan net.HardwareAddr {
 				return
 			default:
 			}
-			if n, _, err := unix.Recvfrom(s, frame, 0); err == nil && n >= 14 {
+			n, at, err := unix.Recvfrom(s, frame, 0)
+			if err != nil || n < 14 || binary.BigEndian.Uint16(frame[12:]) != unix.ETH_P_RARP {
+				continue
+			}
+			if at.(*unix.SockaddrLinklayer).Pkttype != unix.PACKET_OUTGOING {
 				out <- bytes.Clone(frame[6:12])
 			}
 		}
@@ -87,7 +90,7 @@ func TestTheNetworkLearnsWhereAGuestHasGone(t *testing.T) {
 	}
 	behind(s.Node) // it has asked for an address
 	for _, to := range []string{elsewhere(s.Node), s.Node} {
-		heard := announcements(t)
+		heard := announcements(t, host(t, to))
 		cli(t, ctx, "vm", "migrate", "-to", to, "nomad")
 		var seen []string
 		must.NoError(t, lab.Until(ctx, func() error {

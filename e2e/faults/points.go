@@ -145,11 +145,13 @@ func almost(ctx context.Context, m *move) (func(), error) {
 		percent float64
 		rate    string
 	}{{40, "1MiB"}, {80, "256KiB"}, {90, "64KiB"}} {
-		if _, err := copied(step.percent)(ctx, m); err != nil {
-			return release, err
+		_, err := copied(step.percent)(ctx, m)
+		if err == nil {
+			err = limit(ctx, step.rate)
 		}
-		if err := limit(ctx, step.rate); err != nil {
-			return release, err
+		if err != nil {
+			release()
+			return func() {}, err
 		}
 	}
 	return release, nil
